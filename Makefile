@@ -1,0 +1,51 @@
+# Everything runs from .venv, which each target makes if it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[all]" --group dev
+	@touch $@
+
+.PHONY: install
+install: .venv/installed ## Install everything into .venv
+
+.PHONY: demo
+demo: .venv/installed ## Train, export, serve and score two data sets that come with scikit-learn
+	$(BIN)/vaeserve demo
+
+.PHONY: test
+test: .venv/installed ## Run the tests (under 10 minutes on 2 cores)
+	$(BIN)/pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: .venv/installed ## Run the slow tests
+	$(BIN)/pytest -m slow
+
+.PHONY: check
+check: .venv/installed ## Check format, lint, types, import contracts and generated code
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate.py --check
+
+.PHONY: format
+format: .venv/installed ## Format the code, and mend what the linter can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: generate
+generate: .venv/installed ## Make the committed files that are made from others: protobuf code, JSON schema
+	$(BIN)/python scripts/generate.py
+
+.PHONY: clean
+clean: ## Remove .venv, caches and the demo's output
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
