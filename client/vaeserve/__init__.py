@@ -1,0 +1,17 @@
+"""Anomaly detection in production with variational autoencoders: the client."""
+
+from vaeserve.client import AsyncClient, Client
+from vaeserve.errors import VaeserveError
+from vaeserve.scores import Attribution, Bound, RowStatus, Scores
+
+__all__ = [
+    "AsyncClient",
+    "Attribution",
+    "Bound",
+    "Client",
+    "RowStatus",
+    "Scores",
+    "VaeserveError",
+]
+
+__version__ = "0.1.0"

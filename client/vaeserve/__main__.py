@@ -1,0 +1,5 @@
+"""`python -m vaeserve`: the command line."""
+
+from vaeserve.cli import main
+
+main()

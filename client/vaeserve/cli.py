@@ -1,0 +1,222 @@
+"""The command line. Each command loads its component when it runs, so that one can be installed without the others.
+
+Exit codes: 0 done, 1 failed or the verdict is no, 2 bad usage or bad input.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+import vaeserve
+from vaeserve.errors import CallerError, MissingExtraError, OperatorError, VaeserveError
+
+app = typer.Typer(
+    name="vaeserve",
+    help="Anomaly detection in production with variational autoencoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# What a person reads goes to stderr, so that stdout is left to what a program reads.
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Data = Annotated[str, typer.Argument(help="A .csv, .parquet or .npz file, or breast-cancer or digits.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting.")]
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    try:
+        app()
+    except VaeserveError as error:
+        console.print(f"[bold red]error:[/] {_plain(error)}")
+        sys.exit(2 if isinstance(error, CallerError | OperatorError) else 1)
+    sys.exit(0)
+
+
+def _plain(error: object) -> str:
+    # Square brackets of a message are no markup.
+    return str(error).replace("[", r"\[")
+
+
+@contextmanager
+def component(extra: str) -> Iterator[None]:
+    """Import a component; raises MissingExtraError where what it needs isn't installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} isn't installed; this command takes pip install 'vaeserve[{extra}]'"
+        ) from None
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"vaeserve {vaeserve.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder to write the run to.")],
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006 - typer reads it, nobody writes it
+    label: Annotated[str | None, typer.Option(help="The column of labels.")] = None,
+    normal: Annotated[str | None, typer.Option(help="The label of normal rows; 0 if not given.")] = None,
+    drop: Annotated[list[str], typer.Option(help="A column not to learn from.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same bits.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a variational autoencoder on a table or on images."""
+    with component("train"):
+        from vaeserve_training import command
+    command.train(
+        data,
+        out,
+        config=config,
+        overrides=overrides,
+        label=label,
+        normal=normal,
+        drop=drop,
+        seed=seed,
+        device=device,
+        console=console,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    repository: Annotated[Path, typer.Option(help="The folder of bundles, NAME/VERSION/.")],
+    name: Annotated[str, typer.Option(help="The model's name.")],
+    version: Annotated[int | None, typer.Option(min=1, help="By default the next.")] = None,
+    false_positive_rate: Annotated[
+        float | None, typer.Option(help="The share of normal rows that may be called anomalous.")
+    ] = None,
+) -> None:
+    """Export a run to a verified bundle of ONNX graphs, and print the bundle's path."""
+    with component("export"):
+        from vaeserve_export import command
+    command.export(
+        run, repository, name=name, version=version, false_positive_rate=false_positive_rate, console=console
+    )
+
+
+@app.command()
+def serve(
+    repository: Annotated[Path | None, typer.Option(help="The folder of bundles, NAME/VERSION/.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="/metrics, /livez, /readyz.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+) -> None:
+    """Serve the bundles of a repository over gRPC until SIGTERM."""
+    with component("serve"):
+        from vaeserve_service import command
+    command.serve(
+        config,
+        overrides,
+        {
+            "repository.path": repository,
+            "server.host": host,
+            "server.grpc_port": grpc_port,
+            "server.http_port": http_port,
+            "runtime.device": device,
+        },
+        console=console,
+    )
+
+
+@app.command()
+def score(
+    data: Annotated[str, typer.Argument(metavar="INPUT", help="A .csv, .parquet or .npz file of rows.")],
+    out: Annotated[Path, typer.Option(help="The .parquet file to write.")],
+    bundle: Annotated[Path | None, typer.Option(help="Score in this process, with this bundle.")] = None,
+    server: Annotated[str | None, typer.Option(help="Score through the service at HOST:PORT.")] = None,
+    model: Annotated[str | None, typer.Option(help="The service's model.")] = None,
+    keep: Annotated[list[str], typer.Option(help="A column to carry through.")] = [],  # noqa: B006
+    num_samples: Annotated[int | None, typer.Option(min=1, help="Noise points; the model's if not given.")] = None,
+    bound: Annotated[str, typer.Option(help="elbo or iwae.")] = "elbo",
+    seed: Annotated[int | None, typer.Option(min=0, help="Draw the noise with this seed.")] = None,
+    false_positive_rate: Annotated[float | None, typer.Option(help="The model's if not given.")] = None,
+    top_features: Annotated[int, typer.Option(min=0, help="Features to name for each row.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a file of rows."""
+    with component("jobs"):
+        from vaeserve_jobs import command
+    command.score(
+        data,
+        out,
+        bundle=bundle,
+        server=server,
+        model=model,
+        keep=keep,
+        options={
+            "num_samples": num_samples,
+            "bound": bound,
+            "seed": seed,
+            "false_positive_rate": false_positive_rate,
+            "top_features": top_features,
+        },
+        console=console,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def health(
+    target: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    name: Annotated[str, typer.Option(help="A model, or liveness; the whole service if not given.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
+) -> None:
+    """Ask a service whether it serves; exit 0 if it does and 1 if not."""
+    with vaeserve.Client(target, timeout=timeout) as client:
+        serving = client.health(name)
+    print("SERVING" if serving else "NOT_SERVING")
+    raise typer.Exit(0 if serving else 1)
+
+
+@app.command()
+def inspect(bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")], as_json: Json = False) -> None:
+    """Show what a bundle takes and promises."""
+    from vaeserve.bundle import Bundle
+    from vaeserve.inspection import show
+
+    opened = Bundle.open(bundle)
+    if as_json:
+        print(opened.manifest.model_dump_json(indent=2))
+    else:
+        show(opened, Console(highlight=False))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("demo"),
+) -> None:
+    """Train, export, serve and score two data sets that come with scikit-learn."""
+    with component("all"):
+        from vaeserve import demo
+    demo.run(out, Console(highlight=False))

@@ -1,0 +1,149 @@
+"""The wire's messages to and from what a caller of the client holds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaeserve.errors import ServerError
+from vaeserve.scores import Attribution, Bound, ScoreOptions, Scores
+from vaeserve.signature import Column, Signature, TensorSpec
+from vaeserve.tensors import from_tensor, from_tensors, to_tensors
+from vaeserve.v1 import vae_pb2 as pb
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_BOUNDS = {Bound.ELBO: pb.ELBO, Bound.IWAE: pb.IWAE}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Posteriors of rows: mean and log-variance, float32 [rows, latent], and each row's `RowStatus`, int8."""
+
+    model: str
+    version: str
+    mean: NDArray[np.float32]
+    log_variance: NDArray[np.float32]
+    status: NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Reconstructions in raw units and the likelihood's parameters, by name, each [rows, ...]."""
+
+    model: str
+    version: str
+    outputs: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstructed:
+    """As `Decoded`, with each row's `RowStatus`, int8."""
+
+    model: str
+    version: str
+    outputs: dict[str, NDArray[Any]]
+    status: NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model's name and its served versions, newest first."""
+
+    name: str
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model takes, and its bundle's manifest."""
+
+    name: str
+    version: str
+    signature: Signature
+    manifest: dict[str, Any]
+
+
+def spec(model: str, version: str) -> pb.ModelSpec:
+    """Return which model a call is for."""
+    return pb.ModelSpec(name=model, version=version)
+
+
+def score_request(model: pb.ModelSpec, inputs: Arrays, options: ScoreOptions) -> pb.ScoreRequest:
+    """Return the request to score `inputs`."""
+    return pb.ScoreRequest(
+        model=model,
+        inputs=to_tensors(inputs),
+        num_samples=options.num_samples,
+        bound=_BOUNDS[options.bound],
+        seed=options.seed,
+        false_positive_rate=options.false_positive_rate,
+        top_features=options.top_features,
+    )
+
+
+def read_scores(response: pb.ScoreResponse) -> Scores:
+    """Return a response's scores."""
+    return Scores(
+        model=response.model.name,
+        version=response.model.version,
+        score=np.array(response.score, np.float32),
+        elbo=np.array(response.elbo, np.float32),
+        log_likelihood=np.array(response.log_likelihood, np.float32),
+        kl=np.array(response.kl, np.float32),
+        p_value=np.array(response.p_value, np.float64),
+        anomalous=np.array(response.anomalous, np.bool_),
+        status=np.array(response.status, np.int8),
+        attributions=tuple(tuple(map(Attribution, row.features, row.excess)) for row in response.attributions),
+    )
+
+
+def read_encoded(response: pb.EncodeResponse) -> Encoded:
+    """Return a response's posteriors."""
+    return Encoded(
+        model=response.model.name,
+        version=response.model.version,
+        mean=from_tensor(response.mean, "mean"),
+        log_variance=from_tensor(response.log_variance, "log_variance"),
+        status=np.array(response.status, np.int8),
+    )
+
+
+def read_decoded(response: pb.DecodeResponse) -> Decoded:
+    """Return a response's reconstructions."""
+    return Decoded(response.model.name, response.model.version, from_tensors(response.outputs))
+
+
+def read_reconstructed(response: pb.ReconstructResponse) -> Reconstructed:
+    """Return a response's reconstructions."""
+    return Reconstructed(
+        response.model.name,
+        response.model.version,
+        from_tensors(response.outputs),
+        np.array(response.status, np.int8),
+    )
+
+
+def read_models(response: pb.ListModelsResponse) -> list[Served]:
+    """Return a response's models."""
+    return [Served(model.name, tuple(version.version for version in model.versions)) for model in response.models]
+
+
+def read_model(response: pb.GetModelResponse) -> ModelInfo:
+    """Return a response's model; raises ServerError if the server is of a kind that this client doesn't know."""
+    names = {"FLOAT32": pb.FLOAT32, "UINT8": pb.UINT8}
+    dtypes = {enum: name for name, enum in names.items()}
+    try:
+        signature = Signature(
+            tuple(TensorSpec(i.name, dtypes[i.dtype], tuple(i.shape)) for i in response.inputs),  # type: ignore[arg-type]
+            tuple(Column(column.name, column.kind) for column in response.columns),  # type: ignore[arg-type]
+        )
+    except KeyError as error:
+        raise ServerError(
+            f"model {response.model.name!r}: input dtype {error}; this client knows {', '.join(names)}: "
+            "upgrade vaeserve"
+        ) from None
+    return ModelInfo(response.model.name, response.model.version, signature, json.loads(response.manifest))

@@ -1,0 +1,1 @@
+"""The wire, generated from `protos/vaeserve/v1` by `make generate`; never edited."""
