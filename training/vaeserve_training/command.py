@@ -1,0 +1,85 @@
+"""`vaeserve train`: from a source to a run, said as it goes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from vaeserve.config import load, parse_overrides
+from vaeserve.source import open_source
+
+from vaeserve_training.config import TrainConfig
+from vaeserve_training.data import Dataset, load_dataset, split
+from vaeserve_training.run import Run, refuse_existing, write_run
+from vaeserve_training.train import Evaluation, pick_device
+from vaeserve_training.train import train as train_vae
+
+
+def train(
+    data: str,
+    out: Path,
+    *,
+    config: Path | None,
+    overrides: Sequence[str],
+    label: str | None,
+    normal: str | None,
+    drop: Sequence[str],
+    seed: int,
+    device: str,
+    console: Console,
+    as_json: bool,
+) -> None:
+    """Train on `data` and write the run to `out`. Raises as what it calls does, before anything is written."""
+    # What can be refused in a moment is, before what takes minutes.
+    settings = load(TrainConfig, file=config, overrides=parse_overrides(overrides))
+    refuse_existing(out)
+    pick_device(device)
+    dataset = load_dataset(open_source(data), label=label, normal=normal, drop=drop)
+    parts = split(dataset, settings.data, seed=seed)
+    _say_data(dataset, console)
+    with _progress(console, settings.optimizer.max_steps) as progress:
+        task = progress.add_task("training", total=settings.optimizer.max_steps, elbo="")
+
+        def show(evaluation: Evaluation) -> None:
+            progress.update(task, completed=evaluation.step, elbo=f"{evaluation.elbo:.2f}")
+
+        trained = train_vae(parts, settings, seed=seed, device=device, on_evaluation=show)
+    run = write_run(out, trained, dataset, parts, settings, seed=seed)
+    if as_json:
+        print(json.dumps({"run": str(out), **run.record.test}))
+    else:
+        _say_run(run, console)
+
+
+def _progress(console: Console, steps: int) -> Progress:
+    del steps
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, held-out ELBO {task.fields[elbo]} nats"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _say_data(dataset: Dataset, console: Console) -> None:
+    if dataset.signature.columns:
+        shape = f"{len(dataset.signature.columns)} columns of numbers"
+    else:
+        shape = " x ".join(map(str, dataset.signature.inputs[0].shape[1:])) + " images"
+    labels = "" if dataset.anomalous is None else f", {int(dataset.anomalous.sum())} of them labelled anomalous"
+    console.print(f"{dataset.name}: {len(dataset)} rows, {shape}{labels}")
+    if dataset.constant_columns:
+        names = ", ".join(dataset.constant_columns)
+        console.print(f"[yellow]warning:[/] constant, so nothing to learn from: {names}")
+
+
+def _say_run(run: Run, console: Console) -> None:
+    record = run.record
+    parts = ", ".join(f"{rows} {part}" for part, rows in record.rows.items())
+    console.print(f"rows: {parts}; best at step {record.best['step']:g}")
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.test.items())
+    console.print(f"test rows: {figures}")
+    console.print(f"wrote {run.path}")

@@ -1,0 +1,192 @@
+"""The run: what training leaves behind, a folder.
+
+config.toml            the settings, to train with again: --config RUN/config.toml
+run.json               what was trained on, how well it went, and with which versions
+weights.safetensors    the model's parameters and buffers
+metrics.jsonl          one line an evaluation
+calibration.npz        held-out normal rows, raw, for the export's calibration
+test.npz               held-out rows with their labels, raw, for parity and evaluation
+"""
+
+import io
+import json
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from vaeserve.errors import RunError
+from vaeserve.signature import Signature
+
+from vaeserve_training.config import ModelConfig, TrainConfig
+from vaeserve_training.data import Dataset, Split
+from vaeserve_training.evaluate import evaluate
+from vaeserve_training.train import Evaluation, Trained
+from vaeserve_training.vae import VAE
+
+LABEL = "anomalous"
+
+
+class Record(BaseModel):
+    """What `run.json` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    created: datetime
+    data: str
+    data_sha256: str
+    rows: dict[str, int]
+    signature: Signature
+    config: dict[str, dict[str, Any]]
+    seed: int
+    best: dict[str, float]
+    test: dict[str, float]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk."""
+
+    path: Path
+    record: Record
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Open the run at `path`; raises RunError if there is none."""
+        path = Path(path)
+        try:
+            record = Record.model_validate_json((path / "run.json").read_bytes())
+        except FileNotFoundError:
+            raise RunError(f"{path}: not a run: it has no run.json; expected what 'vaeserve train' wrote") from None
+        except OSError as error:
+            raise RunError(f"{path}: {error.strerror}; expected the folder of a run") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RunError(f"{path / 'run.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return cls(path, record)
+
+    def vae(self) -> VAE:
+        """Return the trained model; raises RunError if its weights can't be read."""
+        vae = VAE.build(self.record.signature, ModelConfig.model_validate(self.record.config["model"]))
+        weights = self.path / "weights.safetensors"
+        try:
+            vae.load_state_dict(safetensors.torch.load_file(weights))
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            raise RunError(f"{weights}: not this run's weights: {str(error).splitlines()[0]}") from None
+        return vae.eval()
+
+    def calibration(self) -> Dataset:
+        """Return the normal rows held out for calibration."""
+        return self._rows("calibration.npz")
+
+    def test(self) -> Dataset:
+        """Return the rows held out for the test, with their labels where there are any."""
+        return self._rows("test.npz")
+
+    def evaluations(self) -> list[dict[str, float]]:
+        """Return the metrics, one entry an evaluation."""
+        lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _rows(self, name: str) -> Dataset:
+        try:
+            with np.load(self.path / name, allow_pickle=False) as arrays:
+                inputs = dict(arrays)
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(f"{self.path / name}: not this run's held-out rows: {error}") from None
+        anomalous = inputs.pop(LABEL, None)
+        return Dataset(self.record.data, self.record.signature, inputs, anomalous)
+
+
+def write_run(path: Path, trained: Trained, dataset: Dataset, split: Split, config: TrainConfig, *, seed: int) -> Run:
+    """Write a run at `path`: beside it, then renamed; all of it or nothing.
+
+    Raises RunError if `path` exists or can't be written.
+    """
+    refuse_existing(path)
+    settings = config.model_dump(mode="json")
+    # What was chosen is said, so that the weights fit however the defaults may change.
+    settings["model"]["latent_dim"] = trained.vae.latent_dim
+    settings["model"]["likelihood"] = trained.vae.likelihood.name
+    record = Record(
+        created=datetime.now(UTC),
+        data=dataset.name,
+        data_sha256=dataset.sha256(),
+        rows={part: len(getattr(split, part)) for part in ("train", "validation", "calibration", "test")},
+        signature=dataset.signature,
+        config=settings,
+        seed=seed,
+        best=trained.best.as_dict(),
+        test=evaluate(trained.vae, split.test, seed=seed),
+        versions=library_versions(),
+    )
+    files = {
+        "config.toml": _toml(settings).encode(),
+        "run.json": record.model_dump_json(indent=2).encode(),
+        "weights.safetensors": safetensors.torch.save(trained.vae.state_dict()),
+        "metrics.jsonl": _json_lines(trained.evaluations).encode(),
+        "calibration.npz": _npz(split.calibration),
+        "test.npz": _npz(split.test),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        try:
+            partial.chmod(0o755)
+            for name, content in files.items():
+                (partial / name).write_bytes(content)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}; nothing was written") from None
+    return Run(path, record)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise RunError if there is something at `path`; before the training is better than after it."""
+    if path.exists():
+        raise RunError(f"{path}: exists already; choose another --out, or remove it")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what a run's numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "vaeserve": version("vaeserve"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _npz(dataset: Dataset) -> bytes:
+    arrays = dict(dataset.inputs)
+    if dataset.anomalous is not None:
+        arrays[LABEL] = dataset.anomalous
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _json_lines(evaluations: list[Evaluation]) -> str:
+    return "".join(json.dumps(evaluation.as_dict()) + "\n" for evaluation in evaluations)
+
+
+def _toml(settings: dict[str, dict[str, Any]]) -> str:
+    """Return sections of plain values as TOML, whose scalars and lists are JSON's."""
+    sections = (
+        "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())])
+        for name, section in settings.items()
+    )
+    return "\n\n".join(sections) + "\n"
