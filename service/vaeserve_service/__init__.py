@@ -1,0 +1,1 @@
+"""Serving bundles with ONNX Runtime over gRPC."""

@@ -1,0 +1,63 @@
+"""`vaeserve serve`: settings to a running service, with one screen for whoever starts it by hand."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.table import Table
+from vaeserve.config import load, parse_overrides
+
+from vaeserve_service.config import ServiceConfig
+from vaeserve_service.server import Started, run
+
+
+def serve(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any], *, console: Console) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    flags: settings by `section.key`, None where a flag wasn't given. Raises ConfigError or BundleError before any
+    port opens.
+    """
+    sections = parse_overrides(overrides)
+    for setting, value in flags.items():
+        if value is not None:
+            section, _, key = setting.partition(".")
+            sections.setdefault(section, {})[key] = value
+    config = load(ServiceConfig, file=file, overrides=sections)
+    _log_json_lines()
+    run(config, on_started=lambda started: _show(started, config, console) if console.is_terminal else None)
+
+
+def _log_json_lines() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+def _show(started: Started, config: ServiceConfig, console: Console) -> None:
+    table = Table("model", "version", "takes", "decides at", box=None, header_style="bold", pad_edge=False)
+    for model in started.repository:
+        spec = model.manifest.signature.inputs[0]
+        shape = " x ".join(map(str, spec.shape[1:]))
+        table.add_row(
+            model.name, model.version, f"{spec.name}, {shape}", f"p <= {model.manifest.false_positive_rate:g}"
+        )
+    host = config.server.host
+    console.print(table)
+    console.print(f"gRPC   {host}:{started.grpc_port}")
+    console.print(f"HTTP   {host}:{started.http_port}   /metrics /livez /readyz")
+    console.print(
+        f"runs   {started.runners} runners on {config.runtime.device}, batches of {config.batching.max_rows} rows, "
+        f"{config.limits.queue_rows} may wait"
+    )
+    console.print("Ctrl-C or SIGTERM drains and stops.")

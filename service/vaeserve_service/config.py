@@ -1,0 +1,65 @@
+"""What the service can be told: sections of settings."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from vaeserve.config import Config, Section
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class ServerConfig(Section):
+    """Where to listen; port 0 takes a free one."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a container's service is reached from outside it
+    grpc_port: Port = 8001
+    http_port: Port = 8002
+    reflection: bool = True
+
+
+class RepositoryConfig(Section):
+    """Where the bundles are, `NAME/VERSION/`, and how many of a model's newest versions are served."""
+
+    path: Path
+    latest: Count = 1
+
+
+class RuntimeConfig(Section):
+    """What the graphs run on; runners are the calls computed at once, by default one a processor of the cgroup."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    runners: Count | None = None
+
+
+class BatchingConfig(Section):
+    """How many rows of waiting requests are joined into one call."""
+
+    max_rows: Count = 1024
+
+
+class LimitsConfig(Section):
+    """What a request may be, and how many rows may wait for a model."""
+
+    message_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 * 2**20
+    request_rows: Count = 100_000
+    queue_rows: Count = 200_000
+
+
+class DrainConfig(Section):
+    """How long what is in flight may take to finish when the service stops."""
+
+    grace_s: Seconds = 30.0
+
+
+class ServiceConfig(Config):
+    """All of the service's settings."""
+
+    repository: RepositoryConfig
+    server: ServerConfig = ServerConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    batching: BatchingConfig = BatchingConfig()
+    limits: LimitsConfig = LimitsConfig()
+    drain: DrainConfig = DrainConfig()

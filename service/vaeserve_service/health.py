@@ -1,0 +1,72 @@
+"""`grpc.health.v1`: overall (""), per model, and a liveness name that loading models never turns off."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+LIVENESS = "liveness"
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """The state of each name. Open watches end when it closes, or they would hold a stopping server."""
+
+    def __init__(self) -> None:
+        self._states = {"": NOT_SERVING, LIVENESS: SERVING}
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the service as a whole serves."""
+        return self._states[""] == SERVING
+
+    def set(self, name: str, *, serving: bool) -> None:
+        """Set the state of a name."""
+        self._states[name] = SERVING if serving else NOT_SERVING
+        self._wake()
+
+    def close(self) -> None:
+        """Say NOT_SERVING for every name, and end the watches."""
+        self._states = dict.fromkeys(self._states, NOT_SERVING)
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(  # noqa: N802 - gRPC's name
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: "grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]",
+    ) -> health_pb2.HealthCheckResponse:
+        """Return the state of a name; NOT_FOUND for an unknown one."""
+        state = self._states.get(request.service)
+        if state is None:
+            known = ", ".join(name or '""' for name in self._states)
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"service: {request.service!r}; expected one of {known}")
+        return health_pb2.HealthCheckResponse(status=state)
+
+    async def Watch(  # noqa: N802 - gRPC's name
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: "grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]",
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Yield the state of a name, and each change of it."""
+        del context
+        last = None
+        while True:
+            changed = self._changed
+            state = self._states.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if state != last:
+                yield health_pb2.HealthCheckResponse(status=state)
+                last = state
+            if self._closed:
+                return
+            await changed.wait()

@@ -1,0 +1,78 @@
+"""Prometheus metrics; names carry their units, labels are bounded by the models served."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from vaeserve import __version__
+
+from vaeserve_service import runtime
+
+LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
+
+
+class Metrics:
+    """The service's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        Info("vaeserve_build", "Versions.", registry=self._registry).info(
+            {"version": __version__, "onnxruntime": runtime.VERSION}
+        )
+        self._requests = Counter(
+            "vaeserve_requests",
+            "Calls answered.",
+            ("rpc", "model", "version", "code"),
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            "vaeserve_request_seconds",
+            "Time from a call's arrival to its answer.",
+            ("rpc", "model"),
+            buckets=LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._batch_rows = Histogram(
+            "vaeserve_batch_rows",
+            "Rows that were computed in one call.",
+            ("model", "version"),
+            buckets=ROWS_BUCKETS,
+            registry=self._registry,
+        )
+        self._in_flight = Gauge("vaeserve_in_flight_requests", "Calls being answered.", registry=self._registry)
+        self._queue_rows = Gauge(
+            "vaeserve_queue_rows", "Rows waiting for a runner.", ("model", "version"), registry=self._registry
+        )
+        self._active = Gauge(
+            "vaeserve_model_ready",
+            "1 for each version served.",
+            ("model", "version"),
+            registry=self._registry,
+        )
+
+    def started(self) -> None:
+        """Count a call that has arrived."""
+        self._in_flight.inc()
+
+    def answered(self, rpc: str, model: str, version: str, code: str, seconds: float) -> None:
+        """Count a call that has been answered."""
+        self._in_flight.dec()
+        self._requests.labels(rpc, model, version, code).inc()
+        self._latency.labels(rpc, model).observe(seconds)
+
+    def batch_observer(self, model: str, version: str) -> Callable[[int], None]:
+        """Return what counts a batch's rows."""
+        return self._batch_rows.labels(model, version).observe
+
+    def watch(self, model: str, version: str, waiting_rows: Callable[[], int]) -> None:
+        """Show a loaded model and its queue."""
+        self._active.labels(model, version).set(1)
+        self._queue_rows.labels(model, version).set_function(waiting_rows)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)

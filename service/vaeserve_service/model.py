@@ -1,0 +1,125 @@
+"""A model that serves: a bundle, its sessions, and the batcher in front of them."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from vaeserve.bundle import Bundle
+from vaeserve.errors import InvalidInputError, OutOfRangeError
+from vaeserve.scores import ScoreOptions, Scores, draw_noise, interpret
+
+from vaeserve_service.batcher import Batcher
+from vaeserve_service.config import ServiceConfig
+from vaeserve_service.runtime import Arrays, Runtime
+
+
+class Operation(NamedTuple):
+    """What requests must share to be joined. `samples` and `seed` say which noise, where there is any."""
+
+    name: Literal["encode", "decode", "reconstruct", "score"]
+    samples: int = 0
+    seed: int | None = None
+
+
+class Model:
+    """One model version, ready to answer."""
+
+    def __init__(
+        self,
+        name: str,
+        bundle: Bundle,
+        runtime: Runtime,
+        *,
+        config: ServiceConfig,
+        executor: Executor,
+        runners: int,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.name = name
+        self.version = bundle.version
+        self.manifest = bundle.manifest
+        self.manifest_json = bundle.manifest.model_dump_json()
+        self.calibration = bundle.calibration
+        self._signature = bundle.manifest.signature
+        self._features = bundle.manifest.signature.features
+        self._noise = bundle.noise
+        self._runtime = runtime
+        self._request_rows = config.limits.request_rows
+        self._batcher: Batcher[Operation] = Batcher(
+            self._compute,
+            executor=executor,
+            runners=runners,
+            max_rows=config.batching.max_rows,
+            queue_rows=config.limits.queue_rows,
+            on_batch=on_batch,
+        )
+
+    @classmethod
+    def load(cls, name: str, bundle: Bundle, **parts: Any) -> Self:
+        """Load a bundle: verify it, build its sessions, check its golden rows. Raises BundleError."""
+        return cls(name, bundle, Runtime.load(bundle, device=parts["config"].runtime.device), **parts)
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait for a runner."""
+        return self._batcher.waiting_rows
+
+    async def encode(self, inputs: Arrays) -> Arrays:
+        """Return each row's `mean` and `log_variance` [rows, latent] and `status` [rows]."""
+        return await self._batcher.submit(Operation("encode"), self._checked(inputs))
+
+    async def reconstruct(self, inputs: Arrays) -> Arrays:
+        """Return the decoder's outputs at each row's posterior mean, and `status` [rows]."""
+        return await self._batcher.submit(Operation("reconstruct"), self._checked(inputs))
+
+    async def decode(self, latents: NDArray[Any]) -> Arrays:
+        """Return the decoder's outputs for `latents` [rows, latent]."""
+        latent_dim = self.manifest.latent_dim
+        if latents.ndim != 2 or latents.shape[1] != latent_dim or latents.dtype.kind not in "fiu":
+            raise InvalidInputError(
+                f"latents: {latents.dtype} of shape {list(latents.shape)}; the model takes numbers of shape "
+                f"[rows, {latent_dim}]"
+            )
+        self._limit(len(latents))
+        if not np.isfinite(latents).all():
+            raise InvalidInputError("latents: not all of them are finite; expected finite numbers")
+        return await self._batcher.submit(Operation("decode"), {"z": latents.astype(np.float32)})
+
+    async def score(self, inputs: Arrays, options: ScoreOptions) -> Scores:
+        """Return how anomalous each row is."""
+        # Refuse what can't be answered before it is computed.
+        self.calibration.rate(options)
+        noise = draw_noise(self._noise, options, default=self.manifest.num_samples)
+        operation = Operation("score", len(noise), options.seed)
+        outputs = await self._batcher.submit(operation, self._checked(inputs))
+        return interpret(
+            outputs,
+            self.calibration,
+            options,
+            model=self.name,
+            version=self.version,
+            features=self._features,
+        )
+
+    def _checked(self, inputs: Arrays) -> Arrays:
+        checked = self._signature.check(inputs)
+        self._limit(len(next(iter(checked.values()))))
+        return checked
+
+    def _limit(self, rows: int) -> None:
+        if rows > self._request_rows:
+            raise OutOfRangeError(f"rows: {rows} in a request; the service takes {self._request_rows} at most")
+
+    def _compute(self, operation: Operation, inputs: Arrays) -> Arrays:
+        match operation.name:
+            case "encode":
+                return self._runtime.encode(inputs)
+            case "reconstruct":
+                return self._runtime.reconstruct(inputs)
+            case "decode":
+                return self._runtime.decode(inputs["z"])
+            case "score":
+                options = ScoreOptions(num_samples=operation.samples, seed=operation.seed)
+                return self._runtime.score(inputs, draw_noise(self._noise, options, default=operation.samples))

@@ -1,0 +1,158 @@
+"""The one place that runs ONNX graphs, so that bits agree wherever a row is scored.
+
+Sessions have one intra-op thread each: more would split a sum in other places, and so change its bits. Parallelism is
+runners, each with a call of its own; a session may be run by several threads at once.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+# ONNX Runtime's Linux wheels report usage unless told otherwise before they are imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from vaeserve.errors import BundleError, ConfigError, InternalError
+
+if TYPE_CHECKING:
+    from vaeserve.bundle import Bundle
+
+Arrays = dict[str, NDArray[Any]]
+Device = Literal["cpu", "cuda"]
+
+VERSION: str = ort.__version__
+GRAPHS: tuple[Literal["encoder"], Literal["decoder"], Literal["scorer"]] = ("encoder", "decoder", "scorer")
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# How far outputs may lie from a reference: `|a - b| <= TOLERANCE * max(1, |b|)`; one level for integer pixels.
+TOLERANCE = 1e-4
+# Rows x samples of one call: enough to fill the caches, and no more memory for a large input than for a small one.
+CHUNK = 4096
+
+
+class Graph:
+    """An ONNX graph, ready to run."""
+
+    def __init__(self, content: bytes, *, name: str, device: Device = "cpu") -> None:
+        """Build a session of a serialized graph.
+
+        Raises BundleError for a graph that ONNX Runtime can't load, ConfigError where the device isn't there.
+        """
+        provider = PROVIDERS[device]
+        if provider not in ort.get_available_providers():
+            raise ConfigError(
+                f"device {device}: ONNX Runtime has {', '.join(ort.get_available_providers())}; expected {provider}: "
+                "install onnxruntime-gpu in place of onnxruntime"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(content, options, providers=[provider])
+        except Exception as error:
+            raise BundleError(f"{name}.onnx: ONNX Runtime {VERSION} can't load it: {_first_line(error)}") from None
+        if self._session.get_providers()[0] != provider:
+            raise ConfigError(f"device {device}: ONNX Runtime fell back to {self._session.get_providers()[0]}")
+        self.name = name
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Return the outputs for one call's inputs, by name."""
+        try:
+            return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+        except Exception as error:
+            raise InternalError(f"{self.name}: {_first_line(error)}") from error
+
+    def run_rows(self, rows: Mapping[str, NDArray[Any]], *, chunk: int, **fixed: NDArray[Any]) -> Arrays:
+        """Return the outputs for any number of rows, at most `chunk` of them to a call."""
+        count = len(next(iter(rows.values())))
+        # No rows make one call too, for the outputs' shapes.
+        calls = [
+            self.run({name: array[start : start + chunk] for name, array in rows.items()} | fixed)
+            for start in range(0, max(count, 1), chunk)
+        ]
+        if len(calls) == 1:
+            return calls[0]
+        return {name: np.concatenate([call[name] for call in calls]) for name in self.outputs}
+
+
+class Runtime:
+    """A bundle's three graphs."""
+
+    def __init__(self, graphs: Mapping[str, bytes], *, device: Device = "cpu") -> None:
+        """Build sessions of `graphs`: encoder, decoder and scorer, serialized. Raises as Graph does."""
+        self._encoder, self._decoder, self._scorer = (Graph(graphs[name], name=name, device=device) for name in GRAPHS)
+
+    @classmethod
+    def load(cls, bundle: "Bundle", *, device: Device = "cpu") -> Self:
+        """Build a bundle's sessions and compute its golden rows on them.
+
+        Raises BundleError, naming the bundle's file, for one that isn't what its hash or PyTorch says, and
+        ConfigError where the device isn't there.
+        """
+        try:
+            runtime = cls({name: bundle.graph(name) for name in GRAPHS}, device=device)
+            runtime.check(bundle.golden, bundle.noise[: bundle.manifest.num_samples])
+        except BundleError as error:
+            raise BundleError(f"{bundle.path}: {error}") from None
+        return runtime
+
+    def encode(self, inputs: Arrays) -> Arrays:
+        """Return `mean` and `log_variance`, both [rows, latent], and `status` [rows]."""
+        return self._encoder.run_rows(inputs, chunk=CHUNK)
+
+    def decode(self, z: NDArray[np.float32]) -> Arrays:
+        """Return reconstructions in raw units and the likelihood's parameters, for `z` [rows, latent]."""
+        return self._decoder.run_rows({"z": z}, chunk=CHUNK)
+
+    def reconstruct(self, inputs: Arrays) -> Arrays:
+        """Return the decoder's outputs at the posterior means, and `status` [rows]."""
+        posterior = self.encode(inputs)
+        return self.decode(posterior["mean"]) | {"status": posterior["status"]}
+
+    def score(self, inputs: Arrays, noise: NDArray[np.float32]) -> Arrays:
+        """Return the scorer's outputs, for `noise` [samples, latent]."""
+        return self._scorer.run_rows(inputs, chunk=max(1, CHUNK // len(noise)), noise=noise)
+
+    def check(self, golden: Arrays, noise: NDArray[np.float32]) -> None:
+        """Compute the golden rows.
+
+        Raises BundleError, naming the output, if one isn't what PyTorch gave.
+        """
+        inputs = {name.removeprefix("inputs/"): a for name, a in golden.items() if name.startswith("inputs/")}
+        computed = {
+            "encoder": self.encode(inputs),
+            "decoder": self.decode(golden["latents"]),
+            "scorer": self.score(inputs, noise),
+        }
+        for graph, outputs in computed.items():
+            for name, output in outputs.items():
+                expected = golden.get(f"{graph}/{name}")
+                error = np.inf if expected is None else largest_error(output, expected)
+                if not error <= TOLERANCE:
+                    raise BundleError(
+                        f"{graph}.onnx: {name} of the golden rows is off by {error:.2g} from what PyTorch gave; "
+                        f"expected {TOLERANCE:g} at most"
+                    )
+
+
+def largest_error(computed: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Return the largest `|a - b| / max(1, |b|)`; infinite where one is NaN and the other isn't.
+
+    Integers are pixels, rounded from what may lie on either side of a half: one level apart counts as equal.
+    """
+    if computed.shape != reference.shape:
+        return float("inf")
+    a, b = computed.astype(np.float64), reference.astype(np.float64)
+    if not (np.isnan(a) == np.isnan(b)).all():
+        return float("inf")
+    apart = np.abs(np.nan_to_num(a - b))
+    if computed.dtype == np.uint8:
+        apart = np.maximum(apart - 1, 0)
+    return float((apart / np.maximum(1, np.abs(np.nan_to_num(b)))).max(initial=0))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

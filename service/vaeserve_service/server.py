@@ -1,0 +1,114 @@
+"""The service's life: start, serve, drain, stop."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from vaeserve.errors import ConfigError
+
+from vaeserve_service import health as health_service
+from vaeserve_service.config import ServiceConfig
+from vaeserve_service.cpus import available_cpus
+from vaeserve_service.health import Health
+from vaeserve_service.http import serve_http
+from vaeserve_service.metrics import Metrics
+from vaeserve_service.repository import Repository
+from vaeserve_service.servicers import SERVICE, VaeService, methods
+from vaeserve_service.transport import generic_handler
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a started service listens on and serves."""
+
+    grpc_port: int
+    http_port: int
+    runners: int
+    repository: Repository
+
+
+async def serve(
+    config: ServiceConfig,
+    *,
+    stop: asyncio.Event,
+    on_started: Callable[[Started], None] = lambda _: None,
+) -> None:
+    """Serve until `stop` is set, then drain.
+
+    Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken; before either port
+    opens, or with both closed again.
+    """
+    runners = config.runtime.runners or available_cpus()
+    metrics, health = Metrics(), Health()
+    with contextlib.ExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(runners, thread_name_prefix="runner"))
+        repository = Repository.load(config, executor=executor, runners=runners, metrics=metrics)
+        for model in repository:
+            metrics.watch(model.name, model.version, partial(getattr, model, "waiting_rows"))
+        server = _grpc_server(config, repository, health, metrics)
+        grpc_port = _listen(server, config)
+        http_port = stack.enter_context(
+            serve_http(config.server, ready=lambda: health.ready, metrics=metrics.exposition)
+        )
+        await server.start()
+        _say_ready(health, repository)
+        log.info("serving", grpc_port=grpc_port, http_port=http_port, models=repository.names())
+        on_started(Started(grpc_port, http_port, runners, repository))
+
+        await stop.wait()
+        log.info("draining", grace_s=config.drain.grace_s)
+        health.close()
+        await server.stop(config.drain.grace_s)
+    log.info("stopped")
+
+
+def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises as `serve` does."""
+
+    async def until_signalled() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(config, stop=stop, on_started=on_started)
+
+    asyncio.run(until_signalled())
+
+
+def _grpc_server(config: ServiceConfig, repository: Repository, health: Health, metrics: Metrics) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", config.limits.message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
+        ]
+    )
+    service = VaeService(repository)
+    server.add_generic_rpc_handlers((generic_handler(SERVICE, methods(service), models=repository, metrics=metrics),))
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if config.server.reflection:
+        names = (SERVICE, health_service.SERVICE, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    return server
+
+
+def _listen(server: grpc.aio.Server, config: ServiceConfig) -> int:
+    address = f"{config.server.host}:{config.server.grpc_port}"
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise ConfigError(f"server.grpc_port: can't listen on {address}; expected a free port") from None
+
+
+def _say_ready(health: Health, repository: Repository) -> None:
+    for name in ("", SERVICE, *repository.names()):
+        health.set(name, serving=True)

@@ -1,0 +1,101 @@
+"""grpc.aio's side of the seam: bytes to messages, our errors to codes, every call counted."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from vaeserve.errors import InternalError, InvalidInputError, UnavailableError, VaeserveError
+from vaeserve.status import code_of
+
+from vaeserve_service.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class KnowsModels(Protocol):
+    """What tells the models that may be named in a metric's label."""
+
+    def names(self) -> list[str]:
+        """Return the models' names."""
+        ...
+
+
+def generic_handler(
+    service: str,
+    methods: Mapping[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]],
+    *,
+    models: KnowsModels,
+    metrics: Metrics,
+) -> grpc.GenericRpcHandler:
+    """Return gRPC's handler of a service's unary methods."""
+    served = frozenset(models.names())
+    return grpc.method_handlers_generic_handler(
+        service,
+        {
+            name: grpc.unary_unary_rpc_method_handler(
+                _unary(name, request_type, handle, served=served, metrics=metrics),
+                # Requests are parsed below, so that a malformed one gets the caller's code and not ours.
+                response_serializer=lambda response: response.SerializeToString(),
+            )
+            for name, (request_type, handle) in methods.items()
+        },
+    )
+
+
+def _unary(
+    rpc: str,
+    request_type: type[Message],
+    handle: Callable[[Any], Awaitable[Message]],
+    *,
+    served: frozenset[str],
+    metrics: Metrics,
+) -> Callable[[bytes, "grpc.aio.ServicerContext[bytes, Message]"], Awaitable[Message]]:
+    async def call(content: bytes, context: "grpc.aio.ServicerContext[bytes, Message]") -> Message:
+        metrics.started()
+        started = time.perf_counter()
+        model = version = ""
+        # What a call ends with unless it is answered: its caller cancelled it, or its deadline passed.
+        code = grpc.StatusCode.CANCELLED
+        try:
+            request = _parse(request_type, content)
+            model = _label(request, served)
+            response = await handle(request)
+            version = _version(response)
+            code = grpc.StatusCode.OK
+            return response
+        except VaeserveError as error:
+            code = code_of(error)
+            if isinstance(error, InternalError):
+                log.error("internal error", rpc=rpc, model=model, exc_info=error)
+            await context.abort(code, str(error))
+        except Exception as error:  # a defect of ours: said in full to the operator, and in a word to the caller
+            code = grpc.StatusCode.INTERNAL
+            log.error("internal error", rpc=rpc, model=model, exc_info=error)
+            await context.abort(code, "internal error; the service's log has the details")
+        finally:
+            metrics.answered(rpc, model, version, code.name, time.perf_counter() - started)
+        raise UnavailableError  # never reached: abort raises
+
+    return call
+
+
+def _parse(request_type: type[Message], content: bytes) -> Message:
+    try:
+        return request_type.FromString(content)
+    except DecodeError:
+        raise InvalidInputError(
+            f"request: {len(content)} bytes that are no {request_type.DESCRIPTOR.full_name}"
+        ) from None
+
+
+def _label(request: Any, served: frozenset[str]) -> str:
+    """Return the model's name where it is one that is served: callers can't add labels."""
+    name = request.model.name if "model" in request.DESCRIPTOR.fields_by_name else ""
+    return name if name in served else ""
+
+
+def _version(response: Any) -> str:
+    return response.model.version if "model" in response.DESCRIPTOR.fields_by_name else ""
