@@ -1,0 +1,207 @@
+"""From a run to a bundle: trace, measure parity, calibrate, draw the golden rows, write."""
+
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from vaeserve.bundle import (
+    FORMAT_VERSION,
+    NAME,
+    VERSION,
+    Bundle,
+    CalibrationSummary,
+    Manifest,
+    Parity,
+    Provenance,
+    entries,
+    versions,
+    write,
+)
+from vaeserve.errors import ConfigError, RefusedError
+from vaeserve.scores import Bound, rows_needed
+from vaeserve_service import runtime
+from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
+from vaeserve_training.run import Run, library_versions
+from vaeserve_training.vae import VAE
+
+from vaeserve_export.graphs import OPSET, trace
+from vaeserve_export.noise import sobol_normal
+from vaeserve_export.reference import Arrays, Reference
+
+NUM_SAMPLES = 8
+# The rate to decide by, where none is asked for: the least of these that the calibration rows support.
+FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
+GOLDEN_ROWS = 8
+PARITY_ROWS = 10_000
+QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
+
+
+def export(
+    run: Run,
+    repository: Path,
+    *,
+    name: str,
+    version: int | None = None,
+    false_positive_rate: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Write `repository/name/version`, by default the next version; return the bundle.
+
+    Raises RefusedError, writing nothing, if ONNX Runtime's outputs lie further than `TOLERANCE` from PyTorch's, or if
+    a graph has an operator that isn't allowed; ConfigError for a name or rate that can't be.
+    """
+    target = _target(repository, name, version)
+    vae = run.vae()
+    calibration_rows, held_out = run.calibration().inputs, run.test()[slice(PARITY_ROWS)].inputs
+    noise = sobol_normal(vae.latent_dim, seed=run.record.seed)
+
+    say("tracing the graphs")
+    graphs = {
+        graph: model.SerializeToString()
+        for graph, model in trace(vae, _tensors(_some(held_out)), torch.tensor(noise[:2])).items()
+    }
+    ran = Runtime(graphs)
+    reference = Reference(vae)
+    say("measuring parity with PyTorch")
+    parity = _parity(ran, reference, held_out, noise[:NUM_SAMPLES])
+    say("calibrating")
+    calibrated = ran.score(calibration_rows, noise[:NUM_SAMPLES])
+    scores = np.sort(np.stack([-calibrated[bound.value] for bound in Bound]), axis=1)
+    files = {f"{graph}.onnx": content for graph, content in graphs.items()} | {
+        "noise.npy": _npy(noise),
+        "calibration.npy": _npy(scores),
+        "golden.npz": _npz(_golden(vae, reference, noise[:NUM_SAMPLES], seed=run.record.seed)),
+    }
+    say("writing the bundle")
+    record = run.record
+    return write(
+        target,
+        files,
+        Manifest(
+            format_version=FORMAT_VERSION,
+            name=name,
+            created=datetime.now(UTC),
+            signature=record.signature,
+            latent_dim=vae.latent_dim,
+            likelihood=vae.likelihood.name,
+            density=vae.density,
+            prior="standard_normal",
+            num_samples=NUM_SAMPLES,
+            false_positive_rate=_rate(false_positive_rate, rows=scores.shape[1]),
+            opset=OPSET,
+            files=entries(files),
+            parity=parity,
+            calibration=CalibrationSummary(
+                rows=scores.shape[1],
+                quantiles={f"{q:g}": float(np.quantile(scores[0], q)) for q in QUANTILES},
+            ),
+            feature_baseline=tuple((-calibrated["feature_log_likelihood"].mean(0, dtype=np.float64)).tolist()),
+            training=Provenance(
+                config=record.config | {"seed": record.seed},
+                data=record.data,
+                data_sha256=record.data_sha256,
+                train_rows=record.rows["train"],
+                held_out=record.test,
+                versions=record.versions | _versions(),
+            ),
+        ),
+    )
+
+
+def _target(repository: Path, name: str, version: int | None) -> Path:
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"--name {name!r}: expected letters, digits, '_' and '-', a letter or digit first")
+    if version is None:
+        version = max(versions(repository, name), default=0) + 1
+    if not VERSION.fullmatch(str(version)):
+        raise ConfigError(f"--version {version}: expected a whole number from 1")
+    return repository / name / str(version)
+
+
+def _rate(asked: float | None, *, rows: int) -> float:
+    """Return the false-positive rate to decide by; raises ConfigError for one that `rows` can't support."""
+    if asked is None:
+        return next((rate for rate in FALSE_POSITIVE_RATES if rows >= rows_needed(rate)), 1 / (rows + 1))
+    if not 0 < asked < 1:
+        raise ConfigError(f"--false-positive-rate {asked:g}: expected more than 0 and less than 1")
+    if rows < rows_needed(asked):
+        raise ConfigError(
+            f"--false-positive-rate {asked:g}: {rows} calibration rows support {1 / (rows + 1):.3g} or more; "
+            f"{asked:g} takes {rows_needed(asked)}"
+        )
+    return asked
+
+
+def _parity(ran: Runtime, reference: Reference, inputs: Arrays, noise: NDArray[np.float32]) -> Parity:
+    """Compare every output of every graph on held-out rows; raises RefusedError beyond the tolerance."""
+    posterior = ran.encode(inputs)
+    pairs = {
+        "encoder": (posterior, reference.encode(inputs)),
+        "decoder": (ran.decode(posterior["mean"]), reference.decode(posterior["mean"])),
+        "scorer": (ran.score(inputs, noise), reference.score(inputs, noise)),
+    }
+    rows = len(posterior["mean"])
+    errors = {}
+    for graph, (computed, expected) in pairs.items():
+        for output in expected:
+            error = errors[f"{graph}/{output}"] = largest_error(computed[output], expected[output])
+            if not error <= TOLERANCE:
+                raise RefusedError(
+                    f"{graph}.onnx: {output} is off by {error:.2g} from PyTorch's on {rows} held-out rows; expected "
+                    f"{TOLERANCE:g} at most"
+                )
+    return Parity(rows=rows, tolerance=TOLERANCE, errors=errors)
+
+
+def _golden(vae: VAE, reference: Reference, noise: NDArray[np.float32], *, seed: int) -> Arrays:
+    """Return synthetic rows, drawn from the decoder, with what PyTorch gives for them."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(GOLDEN_ROWS, vae.latent_dim, generator=generator)
+    with torch.no_grad():
+        rows = vae.features.inverse(vae.likelihood.sample(vae.decode(z), generator))
+    inputs = {name: tensor.numpy() for name, tensor in rows.items()}
+    outputs = {
+        "encoder": reference.encode(inputs),
+        "decoder": reference.decode(z.numpy()),
+        "scorer": reference.score(inputs, noise),
+    }
+    return (
+        {f"inputs/{name}": array for name, array in inputs.items()}
+        | {"latents": z.numpy()}
+        | {f"{graph}/{name}": array for graph, arrays in outputs.items() for name, array in arrays.items()}
+    )
+
+
+def _some(inputs: Arrays) -> Arrays:
+    """Return two rows to trace with; which ones doesn't matter."""
+    return {name: np.repeat(array[:1], 2, axis=0) for name, array in inputs.items()}
+
+
+def _tensors(inputs: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(array) for name, array in inputs.items()}
+
+
+def _versions() -> dict[str, str]:
+    return library_versions() | {
+        "onnx": version_of("onnx"),
+        "onnxscript": version_of("onnxscript"),
+        "onnxruntime": runtime.VERSION,
+    }
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npz(arrays: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()

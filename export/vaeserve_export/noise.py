@@ -1,0 +1,22 @@
+"""The fixed points at which a bundle scores."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# Points kept in a bundle: the most samples that a score can be asked for.
+POINTS = 256
+# How near to 0 and 1 a point may lie; the normal quantile of it is 5.2.
+EDGE = 1e-7
+
+
+def sobol_normal(latent_dim: int, *, seed: int, points: int = POINTS) -> NDArray[np.float32]:
+    """Return standard-normal points [points, latent_dim]: scrambled Sobol through the normal quantile.
+
+    The first 2^k of them are as evenly spread as 2^k points can be, so a mean over few has little error.
+    Source: Owen, Scrambling Sobol' and Niederreiter-Xing Points, 1998.
+    """
+    engine = torch.quasirandom.SobolEngine(latent_dim, scramble=True, seed=seed)
+    uniform = engine.draw(points, dtype=torch.float64).clamp(EDGE, 1 - EDGE)
+    normal: NDArray[np.float32] = torch.special.ndtri(uniform).to(torch.float32).numpy()
+    return normal

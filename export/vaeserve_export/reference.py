@@ -1,0 +1,54 @@
+"""What PyTorch gives in double precision: the reference for parity and the golden rows."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from vaeserve_training.vae import VAE
+
+from vaeserve_export.graphs import Decoder, Encoder, Scorer
+
+Arrays = dict[str, NDArray[Any]]
+
+ROWS_AT_ONCE = 1024
+
+
+class Reference:
+    """A model's three graphs, computed by PyTorch in float64."""
+
+    def __init__(self, vae: VAE) -> None:
+        # A copy, for `double` changes a module in place.
+        vae = copy.deepcopy(vae).double().eval()
+        self._encoder, self._scorer = Encoder(vae), Scorer(vae)
+        self._decoder = Decoder(copy.deepcopy(vae).float())
+        self._decoder.vae.double()
+
+    def encode(self, inputs: Arrays) -> Arrays:
+        """Return what the encoder graph should."""
+        return _run(self._encoder, inputs)
+
+    def decode(self, z: NDArray[np.float32]) -> Arrays:
+        """Return what the decoder graph should."""
+        with torch.no_grad():
+            outputs = self._decoder(torch.tensor(z, dtype=torch.float64))
+        return _named(self._decoder.outputs, outputs)
+
+    def score(self, inputs: Arrays, noise: NDArray[np.float32]) -> Arrays:
+        """Return what the scorer graph should."""
+        return _run(self._scorer, inputs, torch.tensor(noise, dtype=torch.float64))
+
+
+@torch.no_grad()
+def _run(module: Encoder | Scorer, inputs: Arrays, *fixed: torch.Tensor) -> Arrays:
+    rows = len(next(iter(inputs.values())))
+    calls = []
+    for start in range(0, rows, ROWS_AT_ONCE):
+        some = {name: torch.tensor(array[start : start + ROWS_AT_ONCE]) for name, array in inputs.items()}
+        calls.append(_named(module.outputs, module(some, *fixed)))
+    return {name: np.concatenate([call[name] for call in calls]) for name in module.outputs}
+
+
+def _named(names: tuple[str, ...], outputs: tuple[torch.Tensor, ...]) -> Arrays:
+    return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
