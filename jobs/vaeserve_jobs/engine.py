@@ -1,0 +1,95 @@
+"""What scores a batch of rows: the bundle in this process, or a running service."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from numpy.typing import NDArray
+from vaeserve.bundle import Bundle
+from vaeserve.client import Client
+from vaeserve.scores import ScoreOptions, Scores, draw_noise, interpret
+from vaeserve.signature import Signature
+from vaeserve_service.runtime import Runtime
+
+Inputs = dict[str, NDArray[Any]]
+
+
+class Engine(Protocol):
+    """A model that scores batches of its signature's inputs."""
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes."""
+        ...
+
+    def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
+        """Return the scores of a batch."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
+
+class LocalEngine:
+    """Scores in this process, with the same graphs and the same bits as the service."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._runtime = Runtime.load(bundle)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Load the bundle at `path`; raises BundleError."""
+        return cls(Bundle.open(path))
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes."""
+        return self._bundle.manifest.signature
+
+    def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
+        """Return the scores of a batch."""
+        bundle = self._bundle
+        noise = draw_noise(bundle.noise, options, default=bundle.manifest.num_samples)
+        return interpret(
+            self._runtime.score(inputs, noise),
+            bundle.calibration,
+            options,
+            model=bundle.manifest.name,
+            version=bundle.version,
+            features=self.signature.features,
+        )
+
+    def close(self) -> None:
+        """Let go of nothing: sessions end with their last reference."""
+
+
+class ServerEngine:
+    """Scores through a running service; a job stays with the version that it began with."""
+
+    def __init__(self, target: str, model: str, *, connect: Callable[[str], Client] = Client) -> None:
+        self._client = connect(target)
+        self._info = self._client.model(model)
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes."""
+        return self._info.signature
+
+    def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
+        """Return the scores of a batch."""
+        return self._client.score(
+            self._info.name,
+            inputs,
+            version=self._info.version,
+            num_samples=options.num_samples,
+            bound=options.bound,
+            seed=options.seed,
+            false_positive_rate=options.false_positive_rate,
+            top_features=options.top_features,
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
