@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -187,7 +188,7 @@ class Bundle:
         try:
             with np.load(io.BytesIO(self.read("golden.npz")), allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"{self.path / 'golden.npz'}: not NumPy arrays: {error}") from None
 
     def _array(self, name: str, *, columns: int) -> NDArray[np.float32]:

@@ -17,10 +17,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike, NDArray
 
 from vaeserve import messages
-from vaeserve.errors import InvalidInputError, VaeserveError
+from vaeserve.errors import VaeserveError
 from vaeserve.messages import Decoded, Encoded, ModelInfo, Reconstructed, Served
 from vaeserve.scores import Bound, ScoreOptions, Scores
-from vaeserve.signature import Rows
+from vaeserve.signature import Rows, array_of
 from vaeserve.status import error_of
 from vaeserve.tensors import to_tensor, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
@@ -123,7 +123,7 @@ class _Surface:
         them in another order. That costs a call to GetModel.
         """
         if isinstance(rows, np.ndarray | list | tuple):
-            return messages.spec(model, version), {"": _array(rows)}
+            return messages.spec(model, version), {"": array_of(rows)}
         info = await self.model(model, version=version, timeout=timeout)
         return messages.spec(model, info.version), info.signature.inputs_from(rows)
 
@@ -135,17 +135,6 @@ class _Surface:
 
     def _error(self, error: Any) -> VaeserveError:
         return error_of(error.code(), f"{self._target}: {error.details()}")
-
-
-def _array(rows: ArrayLike) -> NDArray[Any]:
-    try:
-        array = np.asarray(rows)
-    except ValueError as error:
-        raise InvalidInputError(f"rows: {error}; expected an array of numbers") from None
-    if array.dtype == np.float64:  # no model takes more than single precision
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32)
-    return array
 
 
 class AsyncClient(_Surface):

@@ -92,7 +92,7 @@ class Signature:
         if isinstance(rows, Mapping):
             return self.check({"numeric": self._from_columns(rows)})
         if isinstance(rows, np.ndarray | list | tuple):
-            return self.check({"": _array(rows)})
+            return self.check({"": array_of(rows)})
         return self.check({"numeric": self._from_columns(_columns_of(rows, self))})
 
     def _from_columns(self, columns: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
@@ -130,7 +130,8 @@ class Signature:
         return checked
 
 
-def _array(rows: ArrayLike) -> NDArray[Any]:
+def array_of(rows: ArrayLike) -> NDArray[Any]:
+    """Return `rows` as an array, in single precision at most; raises InvalidInputError if they are none."""
     try:
         array = np.asarray(rows)
     except ValueError as error:

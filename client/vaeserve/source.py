@@ -5,6 +5,7 @@ A table has a column each; images have one column, `image`, of uint8 `[channels,
 """
 
 import difflib
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def open_source(name: str) -> Source:
         )
     try:
         return _READERS[suffix](path)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{name}: can't be read as {suffix}: {_first_line(error)}") from None
 
 
@@ -156,14 +157,12 @@ def _dataset(path: Path, file_format: pyarrow.dataset.FileFormat, rows: int | No
 
 
 def _numpy(path: Path) -> Source:
-    # Memory-mapped where NumPy can, and never unpickled.
-    loaded = np.load(path, allow_pickle=False, mmap_mode="r")
-    if isinstance(loaded, np.ndarray):
-        return _arrays(str(path), loaded, labels=None)
-    with loaded:
-        if "X" not in loaded.files:
-            raise ValueError(f"arrays {', '.join(loaded.files)}; expected X (rows), and y (labels) if there are any")
-        return _arrays(str(path), loaded["X"], loaded["y"] if "y" in loaded.files else None)
+    if path.suffix.lower() == ".npy":
+        return _arrays(str(path), np.load(path, allow_pickle=False, mmap_mode="r"), labels=None)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        if "X" not in arrays:
+            raise ValueError(f"arrays {', '.join(arrays)}; expected X (rows), and y (labels) if there are any")
+        return _arrays(str(path), arrays["X"], arrays["y"] if "y" in arrays else None)
 
 
 def _arrays(name: str, rows: NDArray[Any], labels: NDArray[Any] | None) -> Source:

@@ -13,6 +13,7 @@ import json
 import platform
 import shutil
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -101,9 +102,9 @@ class Run:
 
     def _rows(self, name: str) -> Dataset:
         try:
-            with np.load(self.path / name, allow_pickle=False) as arrays:
+            with (self.path / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 inputs = dict(arrays)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{self.path / name}: not this run's held-out rows: {error}") from None
         anomalous = inputs.pop(LABEL, None)
         return Dataset(self.record.data, self.record.signature, inputs, anomalous)

@@ -1,0 +1,114 @@
+"""Small real models, trained and exported once a session, and a real service that serves them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vaeserve.bundle import Bundle
+from vaeserve.client import Client
+from vaeserve.config import load
+from vaeserve.local import LocalService, serve_locally
+from vaeserve.signature import Signature
+from vaeserve_export import export
+from vaeserve_training.config import TrainConfig
+from vaeserve_training.data import Dataset, split
+from vaeserve_training.run import Run, write_run
+from vaeserve_training.train import train
+
+# Widths that are no multiple of a SIMD register, where bits differ first.
+KINDS = {
+    "table3": {"shape": (3,), "likelihood": "gaussian", "latent_dim": 2, "hidden": (7, 5)},
+    "table7": {"shape": (7,), "likelihood": "gaussian", "latent_dim": 3, "hidden": (33, 21)},
+    "table33": {"shape": (33,), "likelihood": "gaussian", "latent_dim": 5, "hidden": (30, 30)},
+    "binary21": {"shape": (21,), "likelihood": "bernoulli", "latent_dim": 7, "hidden": (21,)},
+    "image": {"shape": (1, 5, 6), "likelihood": "gaussian", "latent_dim": 5, "hidden": (33,)},
+    "grey": {"shape": (1, 7, 3), "likelihood": "bernoulli", "latent_dim": 3, "hidden": (30,)},
+}
+ROWS = 600
+
+
+@dataclass(frozen=True)
+class Models:
+    """A repository with a model of each kind, and the runs they come from."""
+
+    repository: Path
+    runs: dict[str, Run]
+    bundles: dict[str, Bundle]
+
+
+def normal_rows(shape: tuple[int, ...], likelihood: str, count: int, *, seed: int) -> NDArray[Any]:
+    """Return rows that lie near a plane, as numbers, bits or pixels."""
+    generator = np.random.default_rng(seed)
+    features = int(np.prod(shape))
+    plane = np.random.default_rng(features).normal(size=(2, features))
+    numbers = generator.normal(size=(count, 2)) @ plane + 0.3 * generator.normal(size=(count, features))
+    if len(shape) == 3:
+        return np.clip(128 + 40 * numbers, 0, 255).astype(np.uint8).reshape(count, *shape)
+    if likelihood == "bernoulli":
+        return (numbers > 0).astype(np.float32)
+    return (numbers * np.arange(1, features + 1) + 10).astype(np.float32)
+
+
+def dataset_of(kind: str, count: int = ROWS, *, seed: int = 0) -> Dataset:
+    """Return a dataset for a kind of model."""
+    spec = KINDS[kind]
+    rows = normal_rows(spec["shape"], spec["likelihood"], count, seed=seed)  # type: ignore[arg-type]
+    if rows.ndim == 4:
+        return Dataset(kind, Signature.image(rows.shape[1:]), {"image": rows})
+    return Dataset(kind, Signature.table([f"c{index}" for index in range(rows.shape[1])]), {"numeric": rows})
+
+
+def train_kind(kind: str, path: Path, *, steps: int = 60, seed: int = 0) -> Run:
+    """Train a model of a kind for a moment, and write its run."""
+    spec = KINDS[kind]
+    model = {name: spec[name] for name in ("likelihood", "latent_dim", "hidden")}
+    config = load(TrainConfig, overrides={"model": model, "optimizer": {"max_steps": steps, "evaluate_every": 20}})
+    dataset = dataset_of(kind)
+    parts = split(dataset, config.data, seed=seed)
+    return write_run(path, train(parts, config, seed=seed), dataset, parts, config, seed=seed)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Let every test draw the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """A repository with a trained and exported model of each kind."""
+    folder = tmp_path_factory.mktemp("models")
+    runs = {kind: train_kind(kind, folder / "runs" / kind) for kind in KINDS}
+    repository = folder / "repository"
+    bundles = {kind: export(run, repository, name=kind) for kind, run in runs.items()}
+    return Models(repository, runs, bundles)
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[..., NDArray[Any]]:
+    """Fresh normal rows for a kind of model: `rows_of(kind, count, seed=...)`."""
+
+    def rows(kind: str, count: int, *, seed: int = 1) -> NDArray[Any]:
+        return next(iter(dataset_of(kind, count, seed=seed).inputs.values()))
+
+    return rows
+
+
+@pytest.fixture(scope="session")
+def service(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    """A running service with a model of each kind."""
+    with serve_locally(models.repository, log=tmp_path_factory.mktemp("service") / "log") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def client(service: LocalService) -> Iterator[Client]:
+    """A client of the running service."""
+    with Client(service.target) as opened:
+        yield opened

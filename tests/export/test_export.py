@@ -1,0 +1,191 @@
+"""From a run to a bundle."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from vaeserve.bundle import Bundle
+from vaeserve.errors import BundleError, ConfigError, OperatorError, RefusedError
+from vaeserve.scores import Bound
+from vaeserve_export.export import _parity, export
+from vaeserve_export.graphs import OPSET, trace
+from vaeserve_export.noise import sobol_normal
+from vaeserve_export.operators import ALLOWED
+from vaeserve_export.reference import Reference
+from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
+
+KINDS = ["table3", "table7", "table33", "binary21", "image", "grey"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bundle_agrees_with_pytorch_in_double_precision(models: Any, rows_of: Any, kind: str) -> None:
+    """On fresh rows that the export never saw, every output lies within the tolerance of a float64 reference."""
+    bundle = models.bundles[kind]
+    runtime, reference = Runtime.load(bundle), Reference(models.runs[kind].vae())
+    (name,) = (spec.name for spec in bundle.manifest.signature.inputs)
+    inputs, noise = {name: rows_of(kind, 2000, seed=9)}, bundle.noise[:8]
+    mean = runtime.encode(inputs)["mean"]
+    pairs = [
+        (runtime.encode(inputs), reference.encode(inputs)),
+        (runtime.decode(mean), reference.decode(mean)),
+        (runtime.score(inputs, noise), reference.score(inputs, noise)),
+    ]
+    for computed, expected in pairs:
+        assert set(computed) == set(expected)
+        for output in expected:
+            assert largest_error(computed[output], expected[output]) <= TOLERANCE, output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_graphs_have_symbolic_rows_and_allowed_operators(models: Any, kind: str) -> None:
+    """Every graph takes any number of rows, the scorer any number of samples; opset and operators are the pinned."""
+    axes = {}
+    for name in ("encoder", "decoder", "scorer"):
+        model = onnx.load_from_string(models.bundles[kind].graph(name))
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+        assert {node.op_type for node in model.graph.node} <= ALLOWED
+        for value in (*model.graph.input, *model.graph.output):
+            axes[name, value.name] = value.type.tensor_type.shape.dim[0].dim_param
+    assert axes.pop(("scorer", "noise")) == "samples"
+    assert set(axes.values()) == {"rows"}
+
+
+def test_graphs_tell_nothing_of_the_machine_they_were_made_on(models: Any) -> None:
+    """No path of a source file, nor of a home, is left in a graph."""
+    for name in ("encoder", "decoder", "scorer"):
+        content = models.bundles["table7"].graph(name)
+        assert b"site-packages" not in content
+        assert b".py" not in content
+
+
+def test_the_manifest_says_what_was_done(models: Any) -> None:
+    """The manifest has the signature, the parity measured, the calibration and the provenance."""
+    bundle, run = models.bundles["table7"], models.runs["table7"]
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    assert [column["name"] for column in manifest["signature"]["columns"]] == [f"c{index}" for index in range(7)]
+    assert 0 < max(manifest["parity"]["errors"].values()) <= TOLERANCE
+    assert manifest["parity"]["rows"] == run.record.rows["test"]
+    assert manifest["calibration"]["rows"] == run.record.rows["calibration"] == 120
+    assert manifest["training"]["data_sha256"] == run.record.data_sha256
+    assert manifest["training"]["config"]["model"]["hidden"] == [33, 21]
+    assert manifest["density"] == "standard-scaled values"
+
+
+def test_the_calibration_is_the_scores_of_the_calibration_rows(models: Any) -> None:
+    """calibration.npy holds, sorted, the very bits that scoring the calibration rows gives, for both bounds."""
+    bundle = models.bundles["table7"]
+    outputs = Runtime.load(bundle).score(models.runs["table7"].calibration().inputs, bundle.noise[:8])
+    for bound in Bound:
+        assert bundle.calibration.scores[bound].tobytes() == np.sort(-outputs[bound.value]).tobytes()
+    baseline = -outputs["feature_log_likelihood"].mean(0, dtype=np.float64)
+    np.testing.assert_allclose(bundle.calibration.baseline, baseline, rtol=1e-5)
+
+
+def test_golden_rows_are_synthetic(models: Any) -> None:
+    """The golden rows are drawn from the decoder: none of the data's rows is among them."""
+    bundle, run = models.bundles["table33"], models.runs["table33"]
+    data = {row.tobytes() for part in (run.calibration(), run.test()) for row in part.inputs["numeric"]}
+    golden = bundle.golden["inputs/numeric"]
+    assert golden.shape == (8, 33)
+    assert not {row.tobytes() for row in golden} & data
+
+
+def test_graphs_that_compute_something_else_are_refused(models: Any) -> None:
+    """Where ONNX Runtime's outputs aren't the trained model's, the export says which and by how much."""
+    run = models.runs["table7"]
+    trained, other = run.vae(), run.vae()
+    with torch.no_grad():
+        other.encoder[0].bias += 0.01
+    inputs = run.test().inputs
+    graphs = trace(other, {name: torch.tensor(a[:2]) for name, a in inputs.items()}, torch.zeros(2, 3))
+    runtime = Runtime({name: model.SerializeToString() for name, model in graphs.items()})
+    with pytest.raises(RefusedError, match=r"encoder\.onnx: mean is off by .* on 60 held-out rows; expected 0\.0001"):
+        _parity(runtime, Reference(trained), inputs, sobol_normal(3, seed=0)[:8])
+
+
+def test_a_model_with_a_batch_dependent_operator_is_refused(models: Any) -> None:
+    """A Softplus in the network stops the export by name."""
+    vae = models.runs["table7"].vae()
+    vae.encoder[1] = torch.nn.Softplus()
+    with pytest.raises(RefusedError, match=r"encoder\.onnx: operator Softplus"):
+        trace(vae, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
+
+
+def test_golden_rows_are_checked_when_a_bundle_is_loaded(models: Any, tmp_path: Path) -> None:
+    """Graphs of another model under right hashes are caught by the golden rows."""
+    bundle = models.bundles["table7"]
+    golden = dict(bundle.golden)
+    golden["scorer/elbo"] = golden["scorer/elbo"] + 1
+    with pytest.raises(BundleError, match=r"scorer\.onnx: elbo of the golden rows is off by"):
+        Runtime.load(bundle).check(golden, bundle.noise[:8])
+    del golden["scorer/elbo"]
+    with pytest.raises(BundleError, match="off by inf"):
+        Runtime.load(bundle).check(golden, bundle.noise[:8])
+    assert not list(tmp_path.iterdir())
+
+
+def test_versions_count_up_and_are_never_overwritten(models: Any, tmp_path: Path) -> None:
+    """Without --version the next one is taken; a version that is there is refused."""
+    run = models.runs["table3"]
+    first = export(run, tmp_path, name="m")
+    second = export(run, tmp_path, name="m")
+    assert (first.version, second.version) == ("1", "2")
+    with pytest.raises(OperatorError, match="a version never changes"):
+        export(run, tmp_path, name="m", version=2)
+
+
+def test_the_same_run_exports_to_the_same_bytes(models: Any, tmp_path: Path) -> None:
+    """Graphs, noise and calibration of one run are the same bytes each time."""
+    again = export(models.runs["table3"], tmp_path, name="table3")
+    for name in ("encoder.onnx", "decoder.onnx", "scorer.onnx", "noise.npy", "calibration.npy"):
+        assert again.read(name) == models.bundles["table3"].read(name), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "../up"}, "--name '../up': expected letters"),
+        ({"name": ""}, "--name ''"),
+        ({"name": "m", "version": 0}, "--version 0: expected a whole number from 1"),
+        ({"name": "m", "false_positive_rate": 0.001}, "120 calibration rows support 0.00826 or more; 0.001 takes 999"),
+        ({"name": "m", "false_positive_rate": 2.0}, "--false-positive-rate 2: expected more than 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(
+    models: Any, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    """A wrong name, version or rate is refused, and nothing is written."""
+    with pytest.raises(ConfigError, match=message):
+        export(models.runs["table3"], tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_rate_is_what_the_rows_support(models: Any) -> None:
+    """120 calibration rows support 1 %, which is the default."""
+    assert models.bundles["table7"].manifest.false_positive_rate == 0.01
+
+
+def test_noise_is_standard_normal_and_evenly_spread() -> None:
+    """The points are finite, differ by seed, have mean 0 and variance 1, and their mean errs less than random ones'."""
+    noise = sobol_normal(16, seed=0)
+    assert noise.shape == (256, 16)
+    assert noise.dtype == np.float32
+    assert np.isfinite(noise).all()
+    assert np.abs(noise).max() < 5.3
+    assert np.abs(noise.mean(0)).max() < 0.02  # random points: 1 / sqrt(256) = 0.06
+    assert np.abs(noise.var(0) - 1).max() < 0.06
+    assert not np.array_equal(noise, sobol_normal(16, seed=1))
+    assert np.array_equal(noise, sobol_normal(16, seed=0))
+
+
+def test_a_copied_bundle_is_the_same_bundle(models: Any, tmp_path: Path) -> None:
+    """A bundle can be copied elsewhere; outside a repository it has no version."""
+    copied = Bundle.open(shutil.copytree(models.bundles["table3"].path, tmp_path / "anywhere"))
+    assert copied.manifest == models.bundles["table3"].manifest
+    assert copied.version == ""
