@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `python -m benchmarks`."""
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)  # noqa: S603 - ours
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load, of Debian's nghttp2-client")

@@ -1,0 +1,75 @@
+"""The servers that are compared, each in a process of its own on loopback."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+from vaeserve.bundle import Bundle
+from vaeserve.local import HOST, serve_locally
+
+from benchmarks.environment import ROOT
+
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its address, its process, and where it counts its answers, if it does."""
+
+    name: str
+    target: str
+    pid: int
+    metrics: str = ""
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the process has used so far, in user and kernel."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()  # what follows the name, which may hold anything
+        return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
+
+    def codes(self) -> Counter[str]:
+        """Return how many calls of Score ended with each gRPC code; nothing for a server that doesn't count."""
+        if not self.metrics:
+            return Counter()
+        with urlopen(self.metrics, timeout=10) as response:  # noqa: S310 - our own server
+            families = text_string_to_metric_families(response.read().decode())
+        return Counter(
+            {
+                sample.labels["code"]: int(sample.value)
+                for family in families
+                for sample in family.samples
+                if sample.name == "vaeserve_requests_total" and sample.labels["rpc"] == "Score"
+            }
+        )
+
+
+@contextmanager
+def ours(bundle: Bundle, *, log: Path) -> Iterator[Server]:
+    """Serve the bundle's repository with `vaeserve serve`, as it is by default."""
+    with serve_locally(bundle.path.parent.parent, log=log) as service:
+        yield Server("ours", service.target, service.process.pid, f"{service.http}/metrics")
+
+
+@contextmanager
+def naive(bundle: Bundle, *, log: Path) -> Iterator[Server]:
+    """Serve the bundle with `benchmarks.naive`."""
+    command = [sys.executable, "-m", "benchmarks.naive", str(bundle.path.resolve())]
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            port = process.stdout.readline().strip()
+            if not port:
+                raise RuntimeError(f"the naive server didn't start: {log.read_text()}")
+            yield Server("naive", f"{HOST}:{port}", process.pid)
+        finally:
+            process.kill()
