@@ -108,6 +108,8 @@ def _explain(kind: type[BaseModel], error: ValidationError, file: Path | None) -
         near = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
         return f"{setting}: no such setting{f' (from {file})' if file else ''}; {hint}"
+    if first["type"] == "missing":
+        return f"{setting}: not set; expected it in a file, the environment or a flag"
     return f"{setting}: {first['input']!r}; {first['msg'].removeprefix('Value error, ')}"
 
 

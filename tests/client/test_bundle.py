@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from vaeserve.bundle import Bundle, Manifest, entries, models, versions, write
 from vaeserve.errors import BundleError, OperatorError
 from vaeserve_service.runtime import Runtime

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from vaeserve.errors import InvalidInputError, OutOfRangeError
-from vaeserve.scores import Bound, Calibration, RowStatus, Scores, ScoreOptions, draw_noise, interpret, rows_needed
+from vaeserve.scores import Bound, Calibration, RowStatus, ScoreOptions, Scores, draw_noise, interpret, rows_needed
 
 FINITE = st.floats(-1e6, 1e6, width=32)
 
@@ -78,9 +77,7 @@ def test_an_unscorable_row_is_nan_and_not_anomalous() -> None:
 
 def test_attributions_rank_by_the_excess_over_the_baseline() -> None:
     """Features are named by how far their term exceeds its mean on normal rows."""
-    held_out = Calibration(
-        {bound: np.zeros(9, np.float32) for bound in Bound}, 8, np.array([0, 0, 5], np.float32), 0.1
-    )
+    held_out = Calibration({bound: np.zeros(9, np.float32) for bound in Bound}, 8, np.array([0, 0, 5], np.float32), 0.1)
     scores = scored([0.0], ScoreOptions(top_features=9), held_out)
     assert scores.attributions[0] == (("b", 1.0), ("a", 0.0), ("c", -3.0))
 

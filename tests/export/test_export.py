@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
 from vaeserve.bundle import Bundle
 from vaeserve.errors import BundleError, ConfigError, OperatorError, RefusedError
 from vaeserve.scores import Bound
@@ -157,9 +156,7 @@ def test_the_same_run_exports_to_the_same_bytes(models: Any, tmp_path: Path) -> 
         ({"name": "m", "false_positive_rate": 2.0}, "--false-positive-rate 2: expected more than 0"),
     ],
 )
-def test_options_that_cannot_be_are_refused(
-    models: Any, tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
+def test_options_that_cannot_be_are_refused(models: Any, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     """A wrong name, version or rate is refused, and nothing is written."""
     with pytest.raises(ConfigError, match=message):
         export(models.runs["table3"], tmp_path, **options)

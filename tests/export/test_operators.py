@@ -3,7 +3,6 @@
 import onnx
 import pytest
 from onnx import TensorProto, helper
-
 from vaeserve.errors import RefusedError
 from vaeserve_export.graphs import OPSET
 from vaeserve_export.operators import ALLOWED, check_operators
@@ -11,7 +10,7 @@ from vaeserve_export.operators import ALLOWED, check_operators
 
 def model(*nodes: onnx.NodeProto, inputs: dict[str, list[int | str]] | None = None) -> onnx.ModelProto:
     """Return a model of these nodes over `x` [rows, 3] and a constant `w` [3, 2]."""
-    shapes = {"x": ["rows", 3]} | (inputs or {})
+    shapes: dict[str, list[int | str]] = {"x": ["rows", 3], **(inputs or {})}
     graph = helper.make_graph(
         list(nodes),
         "graph",

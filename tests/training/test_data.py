@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from vaeserve.errors import DataError
 from vaeserve.signature import Signature
 from vaeserve.source import Source, open_source
@@ -62,7 +61,7 @@ def test_what_cannot_be_learned_from_is_refused(
 ) -> None:
     """A wrong label, text and missing values are refused with the column, the value and what to do."""
     with pytest.raises(DataError, match=message):
-        load_dataset(source(tmp_path, **columns), **options)  # type: ignore[arg-type]
+        load_dataset(source(tmp_path, **columns), **options)
 
 
 @given(st.integers(10, 300), st.integers(0, 20), st.integers(0, 5))

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-
 from vaeserve.signature import Signature
 from vaeserve_training.config import ModelConfig
 from vaeserve_training.objective import Bounds, bounds
@@ -61,7 +60,7 @@ def test_the_log_likelihood_is_the_mean_over_samples(vae: VAE, x: Tensor) -> Non
     """The expectation is the plain mean of log p(x|z) over the noise points."""
     points = noise(8)
     z = vae.encode(x).sample(points)
-    density = torch.distributions.Normal(vae.decode(z), vae.likelihood.log_scale.exp())  # type: ignore[operator,union-attr]
+    density = torch.distributions.Normal(vae.decode(z), vae.likelihood.log_scale.exp())  # type: ignore[operator]
     expected = density.log_prob(x[:, None]).sum(-1).mean(1)
     torch.testing.assert_close(bounds(vae, x, points).log_likelihood, expected)
 
@@ -71,7 +70,7 @@ def test_iwae_is_the_log_mean_of_the_weights(vae: VAE, x: Tensor) -> None:
     points = noise(8)
     mean, log_variance = vae.encode(x)
     z = Posterior(mean, log_variance).sample(points)
-    scale = vae.likelihood.log_scale.exp()  # type: ignore[operator,union-attr]
+    scale = vae.likelihood.log_scale.exp()  # type: ignore[operator]
     log_joint = torch.distributions.Normal(vae.decode(z), scale).log_prob(x[:, None]).sum(-1)
     log_joint = log_joint + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
     log_posterior = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance)).log_prob(z.transpose(0, 1))
@@ -99,7 +98,7 @@ def test_noise_for_all_rows_is_noise_for_each(vae: VAE, x: Tensor) -> None:
 
 
 def test_gradients_flow_through_the_reparameterized_sample(vae: VAE, x: Tensor) -> None:
-    """The log-likelihood's gradient reaches the encoder through mean + sigma * noise, and not through a plain sample."""
+    """The log-likelihood's gradient reaches the encoder through mean + sigma * noise, not a plain sample."""
 
     def encoder_gradient(objective: Tensor) -> float:
         gradients = torch.autograd.grad(objective, list(vae.encoder.parameters()), allow_unused=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from vaeserve.config import load
 from vaeserve.errors import RunError
 from vaeserve_training.config import TrainConfig

@@ -1,0 +1,109 @@
+"""The command line, as a person types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import vaeserve
+from vaeserve.local import LocalService
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*arguments: object, cwd: Path | None = None) -> Done:
+    """Run `vaeserve` with these arguments."""
+    command = [sys.executable, "-m", "vaeserve", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_from_a_csv_to_scores(tmp_path: Path) -> None:
+    """A CSV with labels is trained on, exported, inspected and scored, each command taking the last one's output."""
+    generator = np.random.default_rng(0)
+    normal = generator.normal(size=(400, 3)) @ np.array([[1, 2, 0], [0, 1, 1], [0, 0, 0.1]])
+    rows = np.concatenate([normal, 4 * generator.normal(size=(20, 3))])
+    labels = ["fine"] * 400 + ["fraud"] * 20
+    lines = [f"{a},{b},{c},{label},id{i}" for i, ((a, b, c), label) in enumerate(zip(rows, labels, strict=True))]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b,c,kind,id", *lines]) + "\n")
+    options = ["--label", "kind", "--normal", "fine", "--drop", "id", "--set", "optimizer.max_steps=300"]
+    trained = run("train", "rows.csv", "--out", "run", "--json", *options, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["auroc"] > 0.8
+    exported = run("export", "run", "--repository", "models", "--name", "kinds", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.strip() == "models/kinds/1"
+    inspected = run("inspect", "models/kinds/1", cwd=tmp_path)
+    assert "numeric: FLOAT32, rows x 3" in inspected.stdout
+    assert json.loads(run("inspect", "models/kinds/1", "--json", cwd=tmp_path).stdout)["name"] == "kinds"
+    flags = ["--bundle", "models/kinds/1", "--keep", "id", "--keep", "kind", "--top-features", 1, "--json"]
+    scored = run("score", "rows.csv", "--out", "scores.parquet", *flags, cwd=tmp_path)
+    assert json.loads(scored.stdout)["rows"] == 420
+    table = pq.read_table(tmp_path / "scores.parquet").to_pydict()
+    assert table["id"][:2] == ["id0", "id1"]
+    by_kind = {kind: np.mean([a for a, k in zip(table["anomalous"], table["kind"], strict=True) if k == kind])
+               for kind in ("fine", "fraud")}  # fmt: skip
+    assert by_kind["fraud"] > by_kind["fine"] + 0.2
+
+
+def test_version_and_help() -> None:
+    """--version prints the version; --help lists the commands, and takes no component to do so."""
+    assert run("--version").stdout == f"vaeserve {vaeserve.__version__}\n"
+    listed = run("--help").stdout
+    for command in ("train", "export", "serve", "score", "inspect", "health", "demo"):
+        assert command in listed
+
+
+def test_health_of_a_service(service: LocalService) -> None:
+    """Health exits with 0 where the service or the model serves, and with 1 where nothing answers."""
+    assert run("health", service.target).stdout == "SERVING\n"
+    assert run("health", service.target, "--name", "table7").returncode == 0
+    assert run("health", service.target, "--name", "fraud").returncode == 2
+    gone = run("health", "127.0.0.1:1", "--timeout", 3)
+    assert gone.returncode == 1
+    assert "error: 127.0.0.1:1: " in gone.stderr
+
+
+def test_scoring_through_a_service(service: LocalService, rows_of: Any, tmp_path: Path) -> None:
+    """`score --server` writes what `score --bundle` does."""
+    np.save(tmp_path / "rows.npy", rows_of("image", 20))
+    flags = ["--server", service.target, "--model", "image", "--out", "o.parquet"]
+    done = run("score", "rows.npy", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / "o.parquet").num_rows == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.csv", "--out", "run"], "none.csv: no such file, folder or built-in data set"),
+        (["train", "empty.csv", "--out", "run"], "empty.csv: no rows; expected one or more"),
+        (["train", "text.csv", "--out", "run"], "column 'city': string, 'Rome' in the first row; expected numbers"),
+        (["train", "few.csv", "--out", "run"], "few.csv: 2 normal rows; expected 10 or more"),
+        (["train", "digits", "--out", "few.csv"], "few.csv: exists already; choose another --out"),
+        (["train", "digits", "--out", "run", "--set", "optimizer.steps=1"], "optimizer.steps: no such setting"),
+        (["train", "digits", "--out", "run", "--config", "none.toml"], "none.toml: not found; expected a TOML file"),
+        (["train", "digits", "--out", "run", "--device", "tpu"], "--device tpu: expected auto, cpu or cuda"),
+        (["train", "digits"], "Missing option '--out'"),
+        (["export", "none", "--repository", "models", "--name", "m"], "none: not a run: it has no run.json"),
+        (["score", "few.csv", "--out", "o.parquet"], "expected either --bundle DIR, or --server HOST:PORT"),
+        (["score", "few.csv", "--out", "o.csv", "--bundle", "b"], "--out o.csv: expected a .parquet file"),
+        (["score", "few.csv", "--out", "o.parquet", "--bundle", "none"], "none: not a bundle: it has no manifest.json"),
+        (["score", "few.csv", "--out", "o.parquet", "--bundle", "b", "--bound", "tight"], "expected elbo or iwae"),
+        (["inspect", "none"], "none: not a bundle: it has no manifest.json"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """Each fault of the person's is one message that names it, exit code 2, no traceback, and nothing written."""
+    (tmp_path / "empty.csv").write_text("a,b\n")
+    (tmp_path / "text.csv").write_text("a,city\n1,Rome\n")
+    (tmp_path / "few.csv").write_text("a\n1\n2\n")
+    before = sorted(tmp_path.iterdir())
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,315 @@
+"""The service as a process: what it answers, and how it starts and stops."""
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from vaeserve import AsyncClient
+from vaeserve.local import LocalService, serve_locally
+from vaeserve.tensors import to_tensor
+from vaeserve.v1 import vae_pb2 as pb
+from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
+from vaeserve_service.runtime import Runtime
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(scope="module")
+def channel(service: LocalService) -> Iterator[grpc.Channel]:
+    """A channel to the running service."""
+    with grpc.insecure_channel(service.target) as opened:
+        yield opened
+
+
+def get(url: str) -> tuple[int, str]:
+    """Return the status and body of an HTTP answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - loopback
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def score_request(rows: np.ndarray, **options: Any) -> pb.ScoreRequest:
+    """Return a request to score a table of 7 columns."""
+    return pb.ScoreRequest(model=pb.ModelSpec(name="table7"), inputs=[to_tensor(rows)], **options)
+
+
+def test_scores_over_the_wire_are_the_runtimes_bits(models: Any, channel: grpc.Channel, rows_of: Any) -> None:
+    """A score that comes over gRPC has the bits that the runtime gives in this process."""
+    rows, bundle = rows_of("table7", 50), models.bundles["table7"]
+    response = VaeServiceStub(channel).Score(score_request(rows), timeout=20)
+    expected = Runtime.load(bundle).score({"numeric": rows}, bundle.noise[:8])
+    for name in ("elbo", "log_likelihood", "kl"):
+        assert np.array(getattr(response, name), np.float32).tobytes() == expected[name].tobytes()
+    assert np.array(response.score, np.float32).tobytes() == (-expected["elbo"]).tobytes()
+    assert (response.model.name, response.model.version) == ("table7", "1")
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        (
+            score_request(np.zeros((2, 6), np.float32)),
+            "INVALID_ARGUMENT",
+            "numeric: 6 columns, the model takes 7",
+        ),
+        (score_request(np.array([["a"] * 7])), "INVALID_ARGUMENT", "numeric: strings; the model takes FLOAT32"),
+        (
+            score_request(np.zeros((2, 7), np.float32), num_samples=0),
+            "INVALID_ARGUMENT",
+            "num_samples: 0; expected 1 or more",
+        ),
+        (
+            score_request(np.zeros((2, 7), np.float32), num_samples=257),
+            "OUT_OF_RANGE",
+            "num_samples: 257; the model has 256 noise points",
+        ),
+        (
+            score_request(np.zeros((2, 7), np.float32), false_positive_rate=0.001),
+            "INVALID_ARGUMENT",
+            "false_positive_rate: 0.001; 120 calibration rows support 0.00826 or more, and 0.001 takes 999",
+        ),
+        (
+            score_request(np.zeros((2, 7), np.float32), false_positive_rate=0.1, seed=1),
+            "INVALID_ARGUMENT",
+            "with other options than the calibrated ones",
+        ),
+        (score_request(np.zeros((2, 7), np.float32), bound=9), "INVALID_ARGUMENT", "bound: 9; expected ELBO or IWAE"),
+        (
+            score_request(np.zeros((100_001, 7), np.uint8)),
+            "OUT_OF_RANGE",
+            "rows: 100001 in a request; the service takes 100000 at most",
+        ),
+        (
+            pb.ScoreRequest(model=pb.ModelSpec(name="table7"), inputs=[pb.Tensor(dtype=pb.FLOAT32, shape=[1, 7])]),
+            "INVALID_ARGUMENT",
+            "inputs[0]: 0 bytes of data",
+        ),
+        (pb.ScoreRequest(model=pb.ModelSpec(name="table7")), "INVALID_ARGUMENT", "inputs: none; the model takes"),
+        (pb.ScoreRequest(), "INVALID_ARGUMENT", "model.name: empty; expected one of"),
+        (pb.ScoreRequest(model=pb.ModelSpec(name="fraud")), "NOT_FOUND", "model: 'fraud'; the service has"),
+        (
+            pb.ScoreRequest(model=pb.ModelSpec(name="table7", version="9")),
+            "NOT_FOUND",
+            "model 'table7', version: '9'; the service has 1",
+        ),
+    ],
+)
+def test_a_wrong_request_has_its_code_and_message(
+    channel: grpc.Channel, request_: pb.ScoreRequest, code: str, message: str
+) -> None:
+    """Each fault of a caller's has the right code, and names the field, the value and what was expected."""
+    with pytest.raises(grpc.RpcError) as refusal:
+        VaeServiceStub(channel).Score(request_, timeout=20)
+    assert refusal.value.code().name == code
+    assert message in str(refusal.value.details())
+
+
+@pytest.mark.parametrize("content", [b"\xff\xff\xff", b"\x0a\xff", b"not protobuf"])
+def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.Channel, content: bytes) -> None:
+    """A malformed message is INVALID_ARGUMENT, and the service goes on."""
+    call: Any = channel.unary_unary("/vaeserve.v1.VaeService/Score")
+    with pytest.raises(grpc.RpcError) as refusal:
+        call(content, timeout=20)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no vaeserve.v1.ScoreRequest" in str(refusal.value.details())
+
+
+def test_an_unknown_rpc_is_unimplemented(channel: grpc.Channel) -> None:
+    """A method that isn't there says so."""
+    call: Any = channel.unary_unary("/vaeserve.v1.VaeService/Train")
+    with pytest.raises(grpc.RpcError) as refusal:
+        call(b"", timeout=20)
+    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_latents_are_checked(channel: grpc.Channel) -> None:
+    """Latents of another width, and such as aren't finite, are refused."""
+    stub, model = VaeServiceStub(channel), pb.ModelSpec(name="table7")
+    for latents, message in (
+        (np.zeros((1, 4), np.float32), "latents: float32 of shape [1, 4]; the model takes numbers of shape [rows, 3]"),
+        (np.full((1, 3), np.nan, np.float32), "latents: not all of them are finite"),
+    ):
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.Decode(pb.DecodeRequest(model=model, latents=to_tensor(latents)), timeout=20)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert message in str(refusal.value.details())
+
+
+def test_health_is_overall_by_model_and_for_liveness(channel: grpc.Channel) -> None:
+    """Check answers for the whole service, each model and liveness; an unknown name is NOT_FOUND."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    for name in ("", "liveness", "table7", "vaeserve.v1.VaeService"):
+        assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20).status == SERVING
+    with pytest.raises(grpc.RpcError) as refusal:
+        stub.Check(health_pb2.HealthCheckRequest(service="fraud"), timeout=20)
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
+    """Reflection names our service, health and itself."""
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=20)
+    names = {service.name for service in answer.list_services_response.service}
+    assert {"vaeserve.v1.VaeService", "grpc.health.v1.Health"} <= names
+
+
+def test_http_answers_probes_and_metrics(service: LocalService, channel: grpc.Channel, rows_of: Any) -> None:
+    """The HTTP port says alive and ready, and counts calls and rows by model."""
+    VaeServiceStub(channel).Score(score_request(rows_of("table7", 3)), timeout=20)
+    assert get(f"{service.http}/livez") == (200, "ok\n")
+    assert get(f"{service.http}/readyz") == (200, "ok\n")
+    assert get(f"{service.http}/secret")[0] == 404
+    status, metrics = get(f"{service.http}/metrics")
+    assert status == 200
+    assert 'vaeserve_requests_total{code="OK",model="table7",rpc="Score",version="1"}' in metrics
+    assert 'vaeserve_batch_rows_count{model="table7",version="1"}' in metrics
+    assert 'vaeserve_model_ready{model="image",version="1"} 1.0' in metrics
+
+
+def test_labels_are_bounded_by_the_models_served(service: LocalService, channel: grpc.Channel) -> None:
+    """A caller can't make metrics grow by asking for models that aren't there."""
+    with pytest.raises(grpc.RpcError):
+        VaeServiceStub(channel).Score(pb.ScoreRequest(model=pb.ModelSpec(name="made-up")), timeout=20)
+    _, metrics = get(f"{service.http}/metrics")
+    assert "made-up" not in metrics
+    assert 'code="NOT_FOUND",model="",rpc="Score"' in metrics
+
+
+def metric(service: LocalService, name: str) -> float:
+    """Return a metric's value, 0 if it isn't there yet."""
+    lines = get(f"{service.http}/metrics")[1].splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
+
+
+async def test_waiting_requests_are_joined_into_one_call(service: LocalService, rows_of: Any) -> None:
+    """Many concurrent callers cost far fewer calls of the graph than there are requests, and each gets its own row."""
+    batches = 'vaeserve_batch_rows_count{model="table33",version="1"}'
+    before = await asyncio.to_thread(metric, service, batches)
+    rows = rows_of("table33", 400)
+    async with AsyncClient(service.target) as client:
+        together = await client.score("table33", rows)
+        answers = await asyncio.gather(*(client.score("table33", rows[i : i + 1]) for i in range(400)))
+    assert b"".join(answer.score.tobytes() for answer in answers) == together.score.tobytes()
+    calls = await asyncio.to_thread(metric, service, batches) - before
+    assert calls < 300
+
+
+def test_a_deadline_that_has_passed_is_said(channel: grpc.Channel) -> None:
+    """A call that can't be answered in its time ends with DEADLINE_EXCEEDED."""
+    rows = np.zeros((100_000, 7), np.float32)
+    with pytest.raises(grpc.RpcError) as refusal:
+        VaeServiceStub(channel).Score(score_request(rows, num_samples=256), timeout=0.05)
+    assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_sigterm_drains_and_exits_0(models: Any, tmp_path: Path, rows_of: Any) -> None:
+    """On SIGTERM a call in flight is answered, an open health watch ends, and the process exits with 0."""
+    with serve_locally(models.repository, log=tmp_path / "log") as service:
+        with grpc.insecure_channel(service.target) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            assert next(watch).status == SERVING
+            rows = np.tile(rows_of("table33", 1000), (20, 1))
+            request = pb.ScoreRequest(model=pb.ModelSpec(name="table33"), inputs=[to_tensor(rows)], num_samples=32)
+            in_flight = VaeServiceStub(channel).Score.future(request, timeout=60)
+            while not metric(service, "vaeserve_in_flight_requests"):
+                assert not in_flight.done()
+            service.process.send_signal(signal.SIGTERM)
+            assert [state.status for state in watch] == [NOT_SERVING]
+            assert len(in_flight.result().score) == 20_000
+        assert service.process.wait(30) == 0
+    events = [json.loads(line)["event"] for line in service.log.read_text().splitlines()]
+    assert events == ["serving", "draining", "stopped"]
+
+
+def serve(*options: str) -> "subprocess.CompletedProcess[str]":
+    """Run `vaeserve serve` where it should refuse to start."""
+    command = [sys.executable, "-m", "vaeserve", "serve", "--host", "127.0.0.1", "--http-port", "0", *options]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_a_broken_bundle_stops_the_start_with_its_name(models: Any, tmp_path: Path) -> None:
+    """A truncated graph is one message with the file's name, exit code 2, and no traceback."""
+    shutil.copytree(models.bundles["table3"].path, tmp_path / "table3" / "1")
+    scorer = tmp_path / "table3" / "1" / "scorer.onnx"
+    scorer.write_bytes(scorer.read_bytes()[:1000])
+    done = serve("--repository", str(tmp_path), "--grpc-port", "0")
+    assert done.returncode == 2
+    assert "scorer.onnx: 1000 bytes; the manifest says" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--repository", "{tmp}/none"], "no such folder; expected a repository"),
+        (["--repository", "{tmp}"], "no bundles; expected NAME/VERSION/manifest.json"),
+        ([], "repository: not set; expected it in a file, the environment or a flag"),
+        (["--repository", "{tmp}", "--set", "batching.max_row=1"], "did you mean max_rows?"),
+        (["--repository", "{tmp}", "--device", "tpu"], "runtime.device: 'tpu'; Input should be 'cpu' or 'cuda'"),
+        (["--repository", "{tmp}", "--grpc-port", "70000"], "server.grpc_port: 70000; Input should be less"),
+        (["--config", "{tmp}/none.toml"], "not found; expected a TOML file"),
+    ],
+)
+def test_a_start_that_cannot_be_exits_2(tmp_path: Path, options: list[str], message: str) -> None:
+    """A wrong setting or repository is one message that names it, exit code 2, and no traceback."""
+    done = serve(*(option.replace("{tmp}", str(tmp_path)) for option in options))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_exits_2(models: Any) -> None:
+    """A port in use is an error that names it, for either port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        repository = str(models.repository)
+        done = serve("--repository", repository, "--grpc-port", port)
+        assert (done.returncode, f"server.grpc_port: can't listen on 127.0.0.1:{port}" in done.stderr) == (2, True)
+        done = serve("--repository", repository, "--grpc-port", "0", "--http-port", port)
+        assert (done.returncode, f"server.http_port: can't listen on 127.0.0.1:{port}" in done.stderr) == (2, True)
+
+
+def test_cuda_is_never_replaced_by_the_cpu(models: Any) -> None:
+    """Asked for CUDA where there is none, the service refuses and says what to install."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has the CUDA provider here")
+    done = serve("--repository", str(models.repository), "--grpc-port", "0", "--device", "cuda")
+    assert done.returncode == 2
+    assert "install onnxruntime-gpu" in done.stderr
+
+
+async def test_the_service_stays_up_when_callers_go_away(service: LocalService, rows_of: Any) -> None:
+    """Callers that cancel in the midst of their calls leave the others' answers right."""
+    rows = rows_of("table7", 64)
+    async with AsyncClient(service.target) as client:
+        expected = (await client.score("table7", rows)).score
+        calls = [asyncio.create_task(client.score("table7", rows[i : i + 1])) for i in range(64)]
+        await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    for i in range(1, 64, 2):
+        assert answers[i].score.tobytes() == expected[i : i + 1].tobytes()  # type: ignore[union-attr]
