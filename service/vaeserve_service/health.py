@@ -32,8 +32,8 @@ class Health(health_pb2_grpc.HealthServicer):
         self._wake()
 
     def close(self) -> None:
-        """Say NOT_SERVING for every name, and end the watches."""
-        self._states = dict.fromkeys(self._states, NOT_SERVING)
+        """Say NOT_SERVING for every name but liveness, and end the watches."""
+        self._states = dict.fromkeys(self._states, NOT_SERVING) | {LIVENESS: SERVING}
         self._closed = True
         self._wake()
 

@@ -82,9 +82,9 @@ def pod() -> dict[str, Any]:
 
 def parsed(words: list[str]) -> dict[str, Any]:
     """Return a command line's parameters; raises where our command line refuses it."""
-    command = typer.main.get_command(app)
-    assert words[0] == "vaeserve"
-    return command.commands[words[1]].make_context(words[1], words[2:]).params  # type: ignore[attr-defined,no-any-return]
+    program, command, *arguments = words
+    assert program == "vaeserve"
+    return typer.main.get_group(app).commands[command].make_context(command, arguments).params
 
 
 def requirements(project: dict[str, Any], extra: str) -> set[str]:

@@ -131,7 +131,7 @@ async def test_probes_ask_for_names_that_are_registered(
 def test_pod_is_told_to_read_the_mounted_settings(pod: Manifest, container: Manifest, kustomization: Manifest) -> None:
     """The arguments are a command of ours, and its --config is the generated ConfigMap's file."""
     command, *options = container["args"]
-    context = typer.main.get_command(app).commands[command].make_context(command, list(options))  # type: ignore[attr-defined]
+    context = typer.main.get_group(app).commands[command].make_context(command, list(options))
     (generator,) = kustomization["configMapGenerator"]
     (volume,) = [volume["name"] for volume in pod["volumes"] if volume.get("configMap") == {"name": generator["name"]}]
     (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume]
