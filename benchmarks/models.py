@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vaeserve.bundle import Bundle
 from vaeserve.signature import Signature
 from vaeserve_export.export import export

@@ -13,6 +13,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import grpc
 import numpy as np
 import onnxruntime as ort
+
 from vaeserve.bundle import Bundle
 from vaeserve.scores import Bound
 from vaeserve.v1 import vae_pb2 as pb

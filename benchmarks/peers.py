@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
-from vaeserve.bundle import Bundle
-from vaeserve.local import HOST, serve_locally
 
 from benchmarks.environment import ROOT
+from vaeserve.bundle import Bundle
+from vaeserve.local import HOST, serve_locally
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks import models, peers
+from benchmarks.load import Call, Load, flood, one_by_one
+from benchmarks.peers import Server
 from vaeserve.bundle import Bundle
 from vaeserve.client import Client
 from vaeserve.messages import score_request, spec
 from vaeserve.scores import ScoreOptions, Scores, interpret
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
-
-from benchmarks import models, peers
-from benchmarks.load import Call, Load, flood, one_by_one
-from benchmarks.peers import Server
 
 NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value")
 CHECKED_CALLS = 20

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from vaeserve.bundle import Bundle
 from vaeserve.client import Client
 from vaeserve.config import load

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from vaeserve_training.data import Dataset
-from vaeserve_training.evaluate import detection
-from vaeserve_training.pictures import attribution_bars, image_grid, score_histogram
-from vaeserve_training.run import Run
 
 from vaeserve import Client, Scores
 from vaeserve.errors import InternalError
 from vaeserve.local import serve_locally
+from vaeserve_training.data import Dataset
+from vaeserve_training.evaluate import detection
+from vaeserve_training.pictures import attribution_bars, image_grid, score_histogram
+from vaeserve_training.run import Run
 
 DATA = {
     "breast-cancer": "a table of 30 measurements; malignant tumours are the anomalies",

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rich.console import Console
-from vaeserve_training.run import Run
 
 from vaeserve_export.export import export as export_run
+from vaeserve_training.run import Run
 
 
 def export(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from vaeserve.bundle import (
     FORMAT_VERSION,
     NAME,
@@ -25,14 +26,13 @@ from vaeserve.bundle import (
 )
 from vaeserve.errors import ConfigError, RefusedError
 from vaeserve.scores import Bound, rows_needed
+from vaeserve_export.graphs import OPSET, trace
+from vaeserve_export.noise import sobol_normal
+from vaeserve_export.reference import Arrays, Reference
 from vaeserve_service import runtime
 from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
 from vaeserve_training.run import Run, library_versions
 from vaeserve_training.vae import VAE
-
-from vaeserve_export.graphs import OPSET, trace
-from vaeserve_export.noise import sobol_normal
-from vaeserve_export.reference import Arrays, Reference
 
 NUM_SAMPLES = 8
 # The rate to decide by, where none is asked for: the least of these that the calibration rows support.

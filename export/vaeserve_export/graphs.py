@@ -9,13 +9,13 @@ import onnx
 import torch
 from onnx import helper
 from torch import Tensor, nn
+
 from vaeserve import __version__
 from vaeserve.errors import RefusedError
+from vaeserve_export.operators import check_operators
 from vaeserve_training.features import Inputs
 from vaeserve_training.objective import bounds
 from vaeserve_training.vae import VAE
-
-from vaeserve_export.operators import check_operators
 
 # The first opset with a GroupNormalization whose bits hold in any batch; ONNX Runtime knows it since 1.20.
 OPSET = 21

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import onnx
 from onnx import numpy_helper
+
 from vaeserve.errors import RefusedError
 
 # One rounding an element, which IEEE 754 fixes wherever the element lies; or none at all.

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from vaeserve_training.vae import VAE
 
 from vaeserve_export.graphs import Decoder, Encoder, Scorer
+from vaeserve_training.vae import VAE
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from vaeserve.errors import ConfigError
 from vaeserve.scores import Bound, ScoreOptions
 from vaeserve.source import open_source
-
 from vaeserve_jobs.engine import Engine, LocalEngine, ServerEngine
 from vaeserve_jobs.score import Summary, score_file
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
+
 from vaeserve.bundle import Bundle
 from vaeserve.client import Client
 from vaeserve.scores import ScoreOptions, Scores, draw_noise, interpret

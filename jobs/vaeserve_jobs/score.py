@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+
 from vaeserve.errors import ConfigError, DataError, InvalidInputError
 from vaeserve.scores import RowStatus, ScoreOptions, Scores
 from vaeserve.source import Source, inputs_of
-
 from vaeserve_jobs.engine import Engine
 
 BATCH_ROWS = 8192

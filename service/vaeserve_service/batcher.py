@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vaeserve.errors import OverloadedError
 
 Arrays = dict[str, NDArray[Any]]

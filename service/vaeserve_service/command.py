@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 from rich.console import Console
 from rich.table import Table
-from vaeserve.config import load, parse_overrides
 
+from vaeserve.config import load, parse_overrides
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.server import Started, run
 

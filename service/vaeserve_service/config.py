@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
+
 from vaeserve.config import Config, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -6,7 +6,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 from vaeserve.errors import ConfigError
-
 from vaeserve_service.config import ServerConfig
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vaeserve.bundle import Bundle
 from vaeserve.errors import InvalidInputError, OutOfRangeError
 from vaeserve.scores import ScoreOptions, Scores, draw_noise, interpret
-
 from vaeserve_service.batcher import Batcher
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.runtime import Arrays, Runtime

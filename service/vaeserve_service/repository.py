@@ -7,7 +7,6 @@ from typing import Self
 
 from vaeserve.bundle import Bundle, models, versions
 from vaeserve.errors import BundleError, NotFoundError
-
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.model import Model

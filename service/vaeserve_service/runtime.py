@@ -14,6 +14,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+
 from vaeserve.errors import BundleError, ConfigError, InternalError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from vaeserve.errors import ConfigError
 
+from vaeserve.errors import ConfigError
 from vaeserve_service import health as health_service
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.cpus import available_cpus

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
+
 from vaeserve.errors import InvalidInputError
 from vaeserve.scores import Bound, ScoreOptions, Scores
 from vaeserve.tensors import from_tensor, to_tensor, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
-
 from vaeserve_service.model import Model
 from vaeserve_service.repository import Repository
 from vaeserve_service.runtime import Arrays

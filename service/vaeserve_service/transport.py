@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
+
 from vaeserve.errors import InternalError, InvalidInputError, UnavailableError, VaeserveError
 from vaeserve.status import code_of
-
 from vaeserve_service.metrics import Metrics
 
 log = structlog.get_logger()

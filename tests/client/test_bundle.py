@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from vaeserve.bundle import Bundle, Manifest, entries, models, versions, write
 from vaeserve.errors import BundleError, OperatorError
 from vaeserve_service.runtime import Runtime

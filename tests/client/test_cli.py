@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 import vaeserve
 from vaeserve.local import LocalService
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+
 from vaeserve import AsyncClient, Bound, Client, RowStatus
 from vaeserve.errors import (
     DeadlineError,

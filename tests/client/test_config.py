@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from vaeserve.config import load, parse_overrides
 from vaeserve.errors import ConfigError
 from vaeserve_training.config import TrainConfig

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 import vaeserve
 
 HEAVY = ("torch", "onnxruntime", "onnx", "pyarrow", "sklearn", "pandas", "polars", "pydantic", "typer", "matplotlib")

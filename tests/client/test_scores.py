@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vaeserve.errors import InvalidInputError, OutOfRangeError
 from vaeserve.scores import Bound, Calibration, RowStatus, ScoreOptions, Scores, draw_noise, interpret, rows_needed
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from vaeserve.errors import DataError, InvalidInputError
 from vaeserve.signature import Signature
 from vaeserve.source import images_of, inputs_of, open_source

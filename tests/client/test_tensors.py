@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+
 from vaeserve.errors import InvalidInputError
 from vaeserve.tensors import DTYPES, from_tensor, to_tensor
 from vaeserve.v1 import vae_pb2 as pb

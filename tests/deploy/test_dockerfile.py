@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+
 from vaeserve.cli import app
 from vaeserve.config import load, read_toml
 from vaeserve_service.config import ServiceConfig

@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 import pytest
 import typer
-import vaeserve
 import yaml
 from grpc_health.v1 import health_pb2_grpc
+
+import vaeserve
 from vaeserve.cli import app
 from vaeserve.config import load
 from vaeserve_service.config import ServiceConfig

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from vaeserve.bundle import Bundle
 from vaeserve.errors import BundleError, ConfigError, OperatorError, RefusedError
 from vaeserve.scores import Bound

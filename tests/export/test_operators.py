@@ -3,6 +3,7 @@
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
 from vaeserve.errors import RefusedError
 from vaeserve_export.graphs import OPSET
 from vaeserve_export.operators import ALLOWED, check_operators

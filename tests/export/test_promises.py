@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+
 from vaeserve.scores import RowStatus
 from vaeserve_service.runtime import Runtime, largest_error
 

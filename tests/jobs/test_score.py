@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from vaeserve import Client
 from vaeserve.errors import ConfigError, DataError, InvalidInputError
 from vaeserve.local import LocalService

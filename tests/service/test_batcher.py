@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+
 from vaeserve.errors import InternalError, OverloadedError
 from vaeserve_service.batcher import Arrays, Batcher
 

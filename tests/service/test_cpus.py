@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from vaeserve_service.cpus import available_cpus
 
 ALLOWED = len(os.sched_getaffinity(0))

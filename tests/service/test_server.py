@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from vaeserve import AsyncClient
 from vaeserve.local import LocalService, serve_locally
 from vaeserve.tensors import to_tensor

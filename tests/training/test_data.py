@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vaeserve.errors import DataError
 from vaeserve.signature import Signature
 from vaeserve.source import Source, open_source

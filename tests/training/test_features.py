@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vaeserve.scores import RowStatus
 from vaeserve_training.features import LARGEST, ImageFeatures, TableFeatures
 

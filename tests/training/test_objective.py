@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+
 from vaeserve.signature import Signature
 from vaeserve_training.config import ModelConfig
 from vaeserve_training.objective import Bounds, bounds

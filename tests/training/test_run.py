@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from vaeserve.config import load
 from vaeserve.errors import RunError
 from vaeserve_training.config import TrainConfig

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from vaeserve.config import load
 from vaeserve.errors import ConfigError, DataError
 from vaeserve.signature import Signature

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from vaeserve.config import load, parse_overrides
 from vaeserve.source import open_source
-
 from vaeserve_training.config import TrainConfig
 from vaeserve_training.data import Dataset, load_dataset, split
 from vaeserve_training.run import Run, refuse_existing, write_run

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
+
 from vaeserve.config import Config, Section
 
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
 from vaeserve.errors import DataError
 from vaeserve.signature import Signature
 from vaeserve.source import Source, images_of, inputs_of, text_columns
-
 from vaeserve_training.config import DataConfig
 
 FEWEST_ROWS = 10

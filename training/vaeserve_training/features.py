@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
 from vaeserve.scores import RowStatus
 from vaeserve.signature import Signature
 

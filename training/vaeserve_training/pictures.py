@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
 from vaeserve.scores import Attribution, Scores
 
 NORMAL, ANOMALOUS = "#3b6ea8", "#c8553d"

@@ -25,9 +25,9 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+
 from vaeserve.errors import RunError
 from vaeserve.signature import Signature
-
 from vaeserve_training.config import ModelConfig, TrainConfig
 from vaeserve_training.data import Dataset, Split
 from vaeserve_training.evaluate import evaluate

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from vaeserve.errors import ConfigError, DataError
 
+from vaeserve.errors import ConfigError, DataError
 from vaeserve_training.config import OptimizerConfig, TrainConfig
 from vaeserve_training.data import Dataset, Split
 from vaeserve_training.features import Inputs

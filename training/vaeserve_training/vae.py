@@ -8,8 +8,8 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from vaeserve.signature import Signature
 
+from vaeserve.signature import Signature
 from vaeserve_training.config import ModelConfig
 from vaeserve_training.features import Features, ImageFeatures, Inputs, TableFeatures, features_of
 from vaeserve_training.likelihoods import Bernoulli, Gaussian, Likelihood
