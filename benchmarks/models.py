@@ -31,7 +31,9 @@ def tab(work: Path) -> Bundle:
     config = TrainConfig(model=TAB_MODEL, optimizer=BRIEFLY)
     parts = split(dataset, config.data, seed=SEED)
     trained = train(parts, config, seed=SEED)
-    return export(write_run(run, trained, dataset, parts, config, seed=SEED), repository, name=TAB, version=1)
+    return export(
+        write_run(run, trained, dataset=dataset, split=parts, config=config, seed=SEED), repository, name=TAB, version=1
+    )
 
 
 def rows(count: int, *, seed: int = SEED) -> NDArray[np.float32]:

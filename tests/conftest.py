@@ -71,7 +71,7 @@ def train_kind(kind: str, path: Path, *, steps: int = 60, seed: int = 0) -> Run:
     config = load(TrainConfig, overrides={"model": model, "optimizer": {"max_steps": steps, "evaluate_every": 20}})
     dataset = dataset_of(kind)
     parts = split(dataset, config.data, seed=seed)
-    return write_run(path, train(parts, config, seed=seed), dataset, parts, config, seed=seed)
+    return write_run(path, train(parts, config, seed=seed), dataset=dataset, split=parts, config=config, seed=seed)
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,9 @@ This is the contract between who exports and who scores; it needs neither PyTorc
 
 import hashlib
 import io
-import os
 import re
-import shutil
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vaeserve.atomic import write_folder
 from vaeserve.errors import BundleError, OperatorError
 from vaeserve.scores import Bound, Calibration
-from vaeserve.signature import Column, Signature, TensorSpec
+from vaeserve.signature import Signature
 
 FORMAT_VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -117,7 +116,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    manifest_sha256: str
+    manifest_json: bytes
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -127,7 +126,7 @@ class Bundle:
         """
         path = Path(path)
         raw = _read(path / _MANIFEST, _LARGEST_MANIFEST, missing=f"{path}: not a bundle: it has no {_MANIFEST}")
-        bundle = cls(path, _parse(path / _MANIFEST, raw), hashlib.sha256(raw).hexdigest())
+        bundle = cls(path, _parse(path / _MANIFEST, raw), raw)
         for name, entry in bundle.manifest.files.items():
             file = path / name
             if not file.is_file():
@@ -135,6 +134,11 @@ class Bundle:
             if file.stat().st_size != entry.bytes:
                 raise BundleError(f"{file}: {file.stat().st_size} bytes; the manifest says {entry.bytes}")
         return bundle
+
+    @property
+    def manifest_sha256(self) -> str:
+        """The hash of manifest.json, which holds all the others."""
+        return hashlib.sha256(self.manifest_json).hexdigest()
 
     @property
     def version(self) -> str:
@@ -188,7 +192,7 @@ class Bundle:
         try:
             with np.load(io.BytesIO(self.read("golden.npz")), allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"{self.path / 'golden.npz'}: not NumPy arrays: {error}") from None
 
     def _array(self, name: str, *, columns: int) -> NDArray[np.float32]:
@@ -247,29 +251,17 @@ def models(repository: Path) -> Iterator[str]:
 
 
 def write(target: Path, files: Mapping[str, bytes], manifest: Manifest) -> Bundle:
-    """Write a bundle at `target`: beside it, flushed to disk, then renamed; all of it or nothing.
+    """Write a bundle at `target`, all of it or nothing.
 
-    Raises OperatorError if `target` exists, for a version never changes.
+    Raises OperatorError if `target` exists, for a version never changes, or can't be written.
     """
     if target.exists():
         raise OperatorError(f"{target}: exists already, and a version never changes; choose another --version")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise OperatorError(f"{target.parent}: {error.strerror}; expected a folder to write in") from None
-    try:
-        partial.chmod(0o755)
         # The manifest last: a folder without one is no bundle.
-        for name, content in {**files, _MANIFEST: manifest.model_dump_json(indent=2).encode()}.items():
-            _write_through(partial / name, content)
-        _flush(partial)
-        partial.rename(target)
-        _flush(target.parent)
+        write_folder(target, {**files, _MANIFEST: manifest.model_dump_json(indent=2).encode()})
     except OSError as error:
         raise OperatorError(f"{target}: {error.strerror}; nothing was written") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Bundle.open(target)
 
 
@@ -279,36 +271,3 @@ def entries(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
         name: FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         for name, content in sorted(files.items())
     }
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Bundle",
-    "CalibrationSummary",
-    "Column",
-    "FileEntry",
-    "Manifest",
-    "Parity",
-    "Provenance",
-    "Signature",
-    "TensorSpec",
-    "entries",
-    "models",
-    "versions",
-    "write",
-]

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import vaeserve
 from vaeserve.errors import CallerError, MissingExtraError, OperatorError, VaeserveError
@@ -37,14 +38,9 @@ def main() -> NoReturn:
     try:
         app()
     except VaeserveError as error:
-        console.print(f"[bold red]error:[/] {_plain(error)}")
+        console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2 if isinstance(error, CallerError | OperatorError) else 1)
     sys.exit(0)
-
-
-def _plain(error: object) -> str:
-    # Square brackets of a message are no markup.
-    return str(error).replace("[", r"\[")
 
 
 @contextmanager
@@ -82,7 +78,7 @@ def train(
     label: Annotated[str | None, typer.Option(help="The column of labels.")] = None,
     normal: Annotated[str | None, typer.Option(help="The label of normal rows; 0 if not given.")] = None,
     drop: Annotated[list[str], typer.Option(help="A column not to learn from.")] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same machine: same bits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same machine: same bits.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: Json = False,
 ) -> None:

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike, NDArray
 
 from vaeserve import messages
-from vaeserve.errors import VaeserveError
+from vaeserve.errors import InvalidInputError, VaeserveError
 from vaeserve.messages import Decoded, Encoded, ModelInfo, Reconstructed, Served
 from vaeserve.scores import Bound, ScoreOptions, Scores
 from vaeserve.signature import Rows, array_of
@@ -86,7 +86,7 @@ class _Surface:
         self, model: str, latents: ArrayLike, *, version: str = "", timeout: float | None = None
     ) -> Decoded:
         """Return the reconstructions of `latents` [rows, latent]."""
-        tensor = to_tensor(np.asarray(latents, np.float32), "latents")
+        tensor = to_tensor(array_of(latents), "latents")
         request = pb.DecodeRequest(model=messages.spec(model, version), latents=tensor)
         return messages.read_decoded(await self._call(self._stub.Decode, request, timeout))
 
@@ -132,6 +132,8 @@ class _Surface:
             return await self._invoke(method, request, self._timeout if timeout is None else timeout)
         except grpc.RpcError as error:
             raise self._error(error) from error
+        except (ValueError, grpc.aio.UsageError) as error:  # how gRPC says that its channel is closed
+            raise InvalidInputError(f"{self._target}: {error}; expected an open client") from error
 
     def _error(self, error: Any) -> VaeserveError:
         return error_of(error.code(), f"{self._target}: {error.details()}")

@@ -16,11 +16,15 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from vaeserve.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
+
+# Where `load` hands over the file's tables; no section can have this name.
+_FILE = "<file>"
 
 
 class Section(BaseModel):
@@ -50,7 +54,7 @@ class Config(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         flags = init_settings()
-        file = flags.pop("file", {})
+        file = flags.pop(_FILE, {})
         return InitSettingsSource(settings_cls, flags), env_settings, InitSettingsSource(settings_cls, file)
 
 
@@ -59,11 +63,14 @@ def load(kind: type[C], *, file: Path | None = None, overrides: Mapping[str, Map
 
     Raises ConfigError, naming the setting, its value and what was expected.
     """
+    tables: dict[str, Any] = read_toml(file) if file else {}
     try:
-        values: dict[str, Any] = {"file": read_toml(file) if file else {}, **(overrides or {})}
+        values: dict[str, Any] = {_FILE: tables, **(overrides or {})}
         return kind(**values)
     except ValidationError as error:
-        raise ConfigError(_explain(kind, error, file)) from None
+        raise ConfigError(_explain(kind, error, file, tables)) from None
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}; expected VAESERVE_SECTION_KEY, lists as JSON") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(kind: type[BaseModel], error: ValidationError, file: Path | None) -> str:
+def _explain(kind: type[BaseModel], error: ValidationError, file: Path | None, tables: dict[str, Any]) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     setting = ".".join(place)
@@ -107,10 +114,18 @@ def _explain(kind: type[BaseModel], error: ValidationError, file: Path | None) -
         known = _known(kind, place[:-1])
         near = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
-        return f"{setting}: no such setting{f' (from {file})' if file else ''}; {hint}"
+        return f"{setting}: no such setting{f' (from {file})' if _holds(tables, place) else ''}; {hint}"
     if first["type"] == "missing":
         return f"{setting}: not set; expected it in a file, the environment or a flag"
     return f"{setting}: {first['input']!r}; {first['msg'].removeprefix('Value error, ')}"
+
+
+def _holds(tables: Any, place: list[str]) -> bool:
+    for part in place:
+        if not isinstance(tables, dict) or part not in tables:
+            return False
+        tables = tables[part]
+    return True
 
 
 def _known(kind: type[BaseModel], sections: list[str]) -> list[str]:

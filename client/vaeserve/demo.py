@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vaeserve import Client, Scores
@@ -84,7 +85,7 @@ def _most_anomalous(rows: NDArray[np.intp], scores: Scores, anomalous: NDArray[n
             label,
             f"{scores.elbo[row]:.1f}",
             f"{scores.p_value[row]:.3g}",
-            features.replace("[", r"\["),
+            escape(features),
         )
     return table
 

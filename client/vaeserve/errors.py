@@ -10,18 +10,23 @@
     │   ├── DataError            a file of rows that can't be read or learned from
     │   ├── RunError             a training run that can't be used
     │   ├── BundleError          a bundle that is corrupt, truncated or of another format
-    │   ├── ServerError          a server that can't be reached, or not with these credentials
+    │   ├── ServerError          a server that is none of ours, or doesn't take these credentials
     │   └── MissingExtraError    a component that isn't installed
     ├── RefusedError             the verdict is no: an export or a check that didn't pass
     └── ServiceError             the service's fault: nothing to mend, perhaps to retry
         ├── OverloadedError      the queue is full; retry after a while
-        ├── UnavailableError     starting or stopping; another replica may answer
+        ├── UnavailableError     not there, starting or stopping; another replica may answer
         ├── DeadlineError        the time given for the call has passed
         └── InternalError        a defect of ours
 
 A message names the thing, the value and what was expected. Errors know no
 transport: `vaeserve.status` maps them to gRPC's codes and back.
 """
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a library's error says, without its further lines."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class VaeserveError(Exception):
@@ -65,7 +70,7 @@ class BundleError(OperatorError):
 
 
 class ServerError(OperatorError):
-    """A server that can't be reached, or not with these credentials."""
+    """A server that is none of ours, or doesn't take these credentials."""
 
 
 class MissingExtraError(OperatorError):
@@ -85,7 +90,7 @@ class OverloadedError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """Starting or stopping; another replica may answer."""
+    """Not there, starting or stopping; another replica may answer."""
 
 
 class DeadlineError(ServiceError):

@@ -1,6 +1,7 @@
 """A bundle as a person reads it."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vaeserve.bundle import Bundle
@@ -26,7 +27,7 @@ def show(bundle: Bundle, console: Console) -> None:
     }
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, fact in facts.items():
-        table.add_row(f"[bold]{name}[/]", fact)
+        table.add_row(f"[bold]{name}[/]", escape(fact))
     for name, entry in manifest.files.items():
         table.add_row(name, f"{entry.bytes} bytes, sha256 {entry.sha256[:16]}...")
     console.print(table)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeserve.errors import ServerError
+from vaeserve.errors import InvalidInputError, ServerError
 from vaeserve.scores import Attribution, Bound, ScoreOptions, Scores
 from vaeserve.signature import Column, Signature, TensorSpec
 from vaeserve.tensors import from_tensor, from_tensors, to_tensors
@@ -16,7 +16,8 @@ from vaeserve.v1 import vae_pb2 as pb
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_BOUNDS = {Bound.ELBO: pb.ELBO, Bound.IWAE: pb.IWAE}
+BOUNDS = {Bound.ELBO: pb.ELBO, Bound.IWAE: pb.IWAE}
+INPUT_DTYPES = {"FLOAT32": pb.FLOAT32, "UINT8": pb.UINT8}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +69,11 @@ class ModelInfo:
 
 
 def spec(model: str, version: str) -> pb.ModelSpec:
-    """Return which model a call is for."""
-    return pb.ModelSpec(name=model, version=version)
+    """Return which model a call is for; raises InvalidInputError for what is no text."""
+    try:
+        return pb.ModelSpec(name=model, version=version)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"model: {model!r}, version {version!r}; expected text") from None
 
 
 def score_request(model: pb.ModelSpec, inputs: Arrays, options: ScoreOptions) -> pb.ScoreRequest:
@@ -78,7 +82,7 @@ def score_request(model: pb.ModelSpec, inputs: Arrays, options: ScoreOptions) ->
         model=model,
         inputs=to_tensors(inputs),
         num_samples=options.num_samples,
-        bound=_BOUNDS[options.bound],
+        bound=BOUNDS[options.bound],
         seed=options.seed,
         false_positive_rate=options.false_positive_rate,
         top_features=options.top_features,
@@ -134,8 +138,7 @@ def read_models(response: pb.ListModelsResponse) -> list[Served]:
 
 def read_model(response: pb.GetModelResponse) -> ModelInfo:
     """Return a response's model; raises ServerError if the server is of a kind that this client doesn't know."""
-    names = {"FLOAT32": pb.FLOAT32, "UINT8": pb.UINT8}
-    dtypes = {enum: name for name, enum in names.items()}
+    dtypes = {enum: name for name, enum in INPUT_DTYPES.items()}
     try:
         signature = Signature(
             tuple(TensorSpec(i.name, dtypes[i.dtype], tuple(i.shape)) for i in response.inputs),  # type: ignore[arg-type]
@@ -143,7 +146,7 @@ def read_model(response: pb.GetModelResponse) -> ModelInfo:
         )
     except KeyError as error:
         raise ServerError(
-            f"model {response.model.name!r}: input dtype {error}; this client knows {', '.join(names)}: "
+            f"model {response.model.name!r}: input dtype {error}; this client knows {', '.join(INPUT_DTYPES)}: "
             "upgrade vaeserve"
         ) from None
     return ModelInfo(response.model.name, response.model.version, signature, json.loads(response.manifest))

@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 
 from vaeserve.errors import InvalidInputError, OutOfRangeError
 
+# A rate that no number of calibration rows will support.
+LEAST_RATE = 1e-9
+
+_KINDS = {int: "a whole number", float: "a number"}
+
 
 class Bound(Enum):
     """The lower bound on log p(x) that is scored, in nats."""
@@ -48,15 +53,20 @@ class ScoreOptions:
     top_features: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_samples is not None and self.num_samples < 1:
-            raise InvalidInputError(f"num_samples: {self.num_samples}; expected 1 or more")
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise InvalidInputError(f"seed: {self.seed}; expected 0 to 2^64 - 1")
-        rate = self.false_positive_rate
-        if rate is not None and not 0 < rate < 1:
-            raise InvalidInputError(f"false_positive_rate: {rate}; expected more than 0 and less than 1")
-        if self.top_features < 0:
-            raise InvalidInputError(f"top_features: {self.top_features}; expected 0 or more")
+        _refuse_outside("num_samples", self.num_samples, int, 1, 2**32 - 1)
+        _refuse_outside("seed", self.seed, int, 0, 2**64 - 1)
+        _refuse_outside("false_positive_rate", self.false_positive_rate, float, LEAST_RATE, 1 - LEAST_RATE)
+        _refuse_outside("top_features", self.top_features, int, 0, 2**32 - 1)
+        if not isinstance(self.bound, Bound):
+            raise InvalidInputError(f"bound: {self.bound!r}; expected Bound.ELBO or Bound.IWAE")
+
+
+def _refuse_outside(name: str, value: object, kind: type, least: float, most: float) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int | np.integer) or (kind is float and isinstance(value, float | np.floating))
+    if not (number and least <= value <= most):  # type: ignore[operator]
+        raise InvalidInputError(f"{name}: {value!r}; expected {_KINDS[kind]} from {least:.10g} to {most:.10g}")
 
 
 @dataclass(frozen=True, eq=False)

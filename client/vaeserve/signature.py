@@ -1,6 +1,7 @@
 """What a model takes: its input tensors and, for a table, its columns."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -13,7 +14,8 @@ from vaeserve.errors import InvalidInputError
 Kind = Literal["numeric"]
 DType = Literal["FLOAT32", "UINT8"]
 
-_NUMPY = {"FLOAT32": np.dtype(np.float32), "UINT8": np.dtype(np.uint8)}
+_AS_THEY_ARE = (np.float32, np.float16, np.int64, np.int32, np.uint8)
+_NUMPY: dict[DType, np.dtype[Any]] = {"FLOAT32": np.dtype(np.float32), "UINT8": np.dtype(np.uint8)}
 
 
 @runtime_checkable
@@ -57,6 +59,17 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     columns: tuple[Column, ...] = ()
 
+    def __post_init__(self) -> None:
+        shapes = [spec.shape for spec in self.inputs]
+        if self.columns:
+            agrees = shapes == [(-1, len(self.columns))]
+        else:
+            agrees = [len(shape) for shape in shapes] == [4] and min(shapes[0][1:]) > 0
+        if not agrees:
+            raise ValueError(
+                f"inputs of shape {shapes} and {len(self.columns)} columns; expected one that has them all"
+            )
+
     @classmethod
     def table(cls, names: list[str]) -> Self:
         """Return the signature of a table of numbers."""
@@ -77,6 +90,11 @@ class Signature:
             return tuple(column.name for column in self.columns)
         _, *shape = self.inputs[0].shape
         return tuple(f"pixel{list(index)}" for index in np.ndindex(*shape))
+
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes a row has as input tensors."""
+        return sum(math.prod(spec.shape[1:]) * _NUMPY[spec.dtype].itemsize for spec in self.inputs)
 
     def inputs_from(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """Return `rows` as the input tensors.
@@ -132,12 +150,16 @@ class Signature:
 
 def array_of(rows: ArrayLike) -> NDArray[Any]:
     """Return `rows` as an array, in single precision at most; raises InvalidInputError if they are none."""
+    if isinstance(rows, np.ma.MaskedArray):
+        if rows.dtype.kind != "f":
+            raise InvalidInputError(f"rows: a masked array of {rows.dtype}; expected floats, where masked is missing")
+        rows = rows.filled(np.nan)
     try:
         array = np.asarray(rows)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InvalidInputError(f"rows: {error}; expected an array of numbers") from None
-    # The wire has no model that takes more than single precision.
-    return _single(array) if array.dtype == np.float64 else array
+    # No model takes more than single precision, nor has the wire words for every width.
+    return array if array.dtype.kind not in "fiu" or array.dtype in _AS_THEY_ARE else _single(array)
 
 
 def _single(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -197,7 +219,7 @@ def _number_column(name: str, values: ArrayLike) -> NDArray[np.float32]:
     if array.ndim != 1:
         raise InvalidInputError(f"rows: column {name!r} has shape {list(array.shape)}; expected one value a row")
     if array.dtype.kind == "O" and not any(isinstance(value, str) for value in array):
-        with contextlib.suppress(TypeError, ValueError):  # said below, with an example
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # said below, with an example
             array = array.astype(np.float64)
     if array.dtype.kind not in "fiub":
         example = next((value for value in array.tolist() if not isinstance(value, float | int | None)), None)

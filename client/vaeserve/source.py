@@ -6,17 +6,20 @@ A table has a column each; images have one column, `image`, of uint8 `[channels,
 
 import difflib
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.dataset
 from numpy.typing import NDArray
 
-from vaeserve.errors import DataError, InvalidInputError
+from vaeserve.errors import DataError, InvalidInputError, MissingExtraError, first_line
 from vaeserve.signature import Signature
 
 IMAGE = "image"
@@ -38,6 +41,18 @@ class Source:
     label: str | None
     rows: int | None
     _open: Callable[[int], Iterator[pa.RecordBatch]]
+    _retype: "Callable[[list[str]], Source] | None" = None
+
+    def as_numbers(self, names: Sequence[str]) -> "Source":
+        """Return the source with these columns read as floating-point numbers, where it guessed a narrower type.
+
+        A CSV file's types are guessed from its beginning: a column may start with whole numbers, or empty.
+        """
+        if self._retype is None:
+            return self
+        guessed = {name: self.schema.field(name).type for name in names if name in self.schema.names}
+        narrow = [name for name, kind in guessed.items() if pa.types.is_integer(kind) or pa.types.is_null(kind)]
+        return self._retype(narrow)
 
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, at most `rows` at a time.
@@ -47,7 +62,7 @@ class Source:
         try:
             yield from (batch for batch in self._open(rows) if batch.num_rows)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.name}: {_first_line(error)}") from None
+            raise DataError(f"{self.name}: {first_line(error)}") from None
 
     def table(self) -> pa.Table:
         """Return all rows; raises DataError if there are none."""
@@ -81,8 +96,8 @@ def open_source(name: str) -> Source:
         )
     try:
         return _READERS[suffix](path)
-    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{name}: can't be read as {suffix}: {_first_line(error)}") from None
+    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{name}: can't be read as {suffix}: {first_line(error)}") from None
 
 
 def inputs_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[str, NDArray[Any]]:
@@ -131,8 +146,11 @@ def _refuse_text(batch: pa.RecordBatch | pa.Table, names: list[str]) -> None:
         raise InvalidInputError(f"column {name!r}: {described}; the model takes numbers")
 
 
-def _csv(path: Path) -> Source:
-    return _dataset(path, pyarrow.dataset.dataset(path, format="csv"), rows=None)
+def _csv(path: Path, numbers: Sequence[str] = ()) -> Source:
+    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(numbers, pa.float64()))
+    file_format = pyarrow.dataset.CsvFileFormat(convert_options=convert)
+    source = _dataset(path, pyarrow.dataset.dataset(path, format=file_format), rows=None)
+    return replace(source, _retype=partial(_csv, path))
 
 
 def _parquet(path: Path) -> Source:
@@ -144,6 +162,7 @@ def _parquet(path: Path) -> Source:
 
 
 def _dataset(path: Path, dataset: pyarrow.dataset.Dataset, *, rows: int | None) -> Source:
+    _ = dataset.schema.names  # which raises for names that are no UTF-8
     return Source(
         name=str(path),
         schema=dataset.schema,
@@ -154,7 +173,9 @@ def _dataset(path: Path, dataset: pyarrow.dataset.Dataset, *, rows: int | None) 
 
 
 def _numpy(path: Path) -> Source:
-    if path.suffix.lower() == ".npy":
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    if not is_zip:
         return _arrays(str(path), np.load(path, allow_pickle=False, mmap_mode="r"), labels=None)
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         if "X" not in arrays:
@@ -163,8 +184,8 @@ def _numpy(path: Path) -> Source:
 
 
 def _arrays(name: str, rows: NDArray[Any], labels: NDArray[Any] | None) -> Source:
-    if labels is not None and labels.shape != (len(rows),):
-        raise ValueError(f"y has shape {list(labels.shape)}; X has {len(rows)} rows")
+    if labels is not None and labels.shape != rows.shape[:1]:
+        raise ValueError(f"y has shape {list(labels.shape)}; X has shape {list(rows.shape)}")
     if rows.ndim == 2:
         names = [f"x{index}" for index in range(rows.shape[1])]
         return _table(name, dict(zip(names, rows.T, strict=True)), labels)
@@ -202,24 +223,24 @@ def _in_memory(name: str, columns: dict[str, pa.Array], labels: NDArray[Any] | N
 
 def _breast_cancer(name: str) -> Source:
     """Return the table of breast tumours; malignant ones are the anomalies (scikit-learn codes benign as 1)."""
-    from sklearn.datasets import load_breast_cancer
-
-    data = load_breast_cancer()
+    data = _sklearn("load_breast_cancer")
     columns = dict(zip(map(str, data.feature_names), data.data.T, strict=True))
     return _table(name, columns, (data.target == 0).astype(np.int64))
 
 
 def _digits(name: str) -> Source:
     """Return 8 x 8 images of written digits; one class is the anomaly."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = _sklearn("load_digits")
     images = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]  # (rows, 1, 8, 8), from 0..16
     return _images(name, images, (data.target == DIGITS_ANOMALY).astype(np.int64))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _sklearn(loader: str) -> Any:
+    try:
+        from sklearn import datasets
+    except ModuleNotFoundError:
+        raise MissingExtraError("the built-in data sets take scikit-learn: pip install 'vaeserve[train]'") from None
+    return getattr(datasets, loader)()
 
 
 BUILT_IN: dict[str, Callable[[str], Source]] = {"breast-cancer": _breast_cancer, "digits": _digits}

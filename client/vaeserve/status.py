@@ -42,4 +42,6 @@ def code_of(error: VaeserveError) -> StatusCode:
 
 def error_of(code: StatusCode, message: str) -> VaeserveError:
     """Return our error for a call that ended with `code`."""
+    if code is StatusCode.RESOURCE_EXHAUSTED and "larger than max" in message:  # gRPC's own words for a message's size
+        return OutOfRangeError(message)
     return _ERRORS.get(code, ServiceError)(message)

@@ -71,7 +71,7 @@ def from_tensor(tensor: pb.Tensor, where: str = "tensor") -> NDArray[Any]:
                 f"{where}: {len(tensor.strings)} strings and {len(tensor.data)} bytes of data; "
                 f"shape {list(shape)} takes {count} strings and no data"
             )
-        return np.array(tensor.strings, dtype=object).reshape(shape)
+        return _shaped(np.array(tensor.strings, dtype=object), shape, where)
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise InvalidInputError(f"{where}: dtype {_name(tensor.dtype)}; expected {', '.join(_known())}")
@@ -80,12 +80,21 @@ def from_tensor(tensor: pb.Tensor, where: str = "tensor") -> NDArray[Any]:
             f"{where}: {len(tensor.data)} bytes of data and {len(tensor.strings)} strings; {_name(tensor.dtype)} of "
             f"shape {list(shape)} takes {count * dtype.itemsize} bytes and no strings"
         )
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+    return _shaped(np.frombuffer(tensor.data, dtype=dtype), shape, where)
 
 
 def from_tensors(tensors: Sequence[pb.Tensor]) -> dict[str, NDArray[Any]]:
     """Return the wire tensors' arrays by name."""
     return {tensor.name: from_tensor(tensor, tensor.name) for tensor in tensors}
+
+
+def _shaped(flat: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+    try:
+        return flat.reshape(shape)
+    except ValueError:  # more dimensions, or a larger one, than NumPy has
+        raise InvalidInputError(
+            f"{where}: shape {list(shape)[:8]} of {len(shape)} dimensions; expected a smaller"
+        ) from None
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -24,13 +24,13 @@ from vaeserve.bundle import (
     versions,
     write,
 )
-from vaeserve.errors import ConfigError, RefusedError
-from vaeserve.scores import Bound, rows_needed
+from vaeserve.errors import BundleError, ConfigError, RefusedError
+from vaeserve.scores import LEAST_RATE, Bound, rows_needed
 from vaeserve_export.graphs import OPSET, trace
 from vaeserve_export.noise import sobol_normal
 from vaeserve_export.reference import Arrays, Reference
 from vaeserve_service import runtime
-from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
+from vaeserve_service.runtime import TOLERANCE, Runtime, output_error
 from vaeserve_training.run import Run, library_versions
 from vaeserve_training.vae import VAE
 
@@ -73,10 +73,15 @@ def export(
     say("calibrating")
     calibrated = ran.score(calibration_rows, noise[:NUM_SAMPLES])
     scores = np.sort(np.stack([-calibrated[bound.value] for bound in Bound]), axis=1)
+    golden = _golden(vae, reference, noise[:NUM_SAMPLES], seed=run.record.seed)
+    try:
+        ran.check(golden, noise[:NUM_SAMPLES])
+    except BundleError as error:
+        raise RefusedError(str(error)) from None
     files = {f"{graph}.onnx": content for graph, content in graphs.items()} | {
         "noise.npy": _npy(noise),
         "calibration.npy": _npy(scores),
-        "golden.npz": _npz(_golden(vae, reference, noise[:NUM_SAMPLES], seed=run.record.seed)),
+        "golden.npz": _npz(golden),
     }
     say("writing the bundle")
     record = run.record
@@ -128,8 +133,8 @@ def _rate(asked: float | None, *, rows: int) -> float:
     """Return the false-positive rate to decide by; raises ConfigError for one that `rows` can't support."""
     if asked is None:
         return next((rate for rate in FALSE_POSITIVE_RATES if rows >= rows_needed(rate)), 1 / (rows + 1))
-    if not 0 < asked < 1:
-        raise ConfigError(f"--false-positive-rate {asked:g}: expected more than 0 and less than 1")
+    if not LEAST_RATE <= asked < 1:
+        raise ConfigError(f"--false-positive-rate {asked:g}: expected {LEAST_RATE:g} or more and less than 1")
     if rows < rows_needed(asked):
         raise ConfigError(
             f"--false-positive-rate {asked:g}: {rows} calibration rows support {1 / (rows + 1):.3g} or more; "
@@ -150,7 +155,7 @@ def _parity(ran: Runtime, reference: Reference, inputs: Arrays, noise: NDArray[n
     errors = {}
     for graph, (computed, expected) in pairs.items():
         for output in expected:
-            error = errors[f"{graph}/{output}"] = largest_error(computed[output], expected[output])
+            error = errors[f"{graph}/{output}"] = output_error(output, computed[output], expected[output])
             if not error <= TOLERANCE:
                 raise RefusedError(
                     f"{graph}.onnx: {output} is off by {error:.2g} from PyTorch's on {rows} held-out rows; expected "

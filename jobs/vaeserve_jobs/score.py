@@ -1,6 +1,5 @@
 """Scoring a file of rows to a Parquet file, a batch at a time."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from vaeserve.atomic import new_file
 from vaeserve.errors import ConfigError, DataError, InvalidInputError
 from vaeserve.scores import RowStatus, ScoreOptions, Scores
+from vaeserve.signature import Signature
 from vaeserve.source import Source, inputs_of
-from vaeserve_jobs.engine import Engine
+from vaeserve_jobs.engine import Engine, Inputs
 
 BATCH_ROWS = 8192
+BATCH_BYTES = 16 * 2**20
 
 _ATTRIBUTIONS = pa.list_(pa.struct([("feature", pa.string()), ("excess", pa.float32())]))
 _COLUMNS = {
@@ -46,9 +48,9 @@ class Summary:
 def score_file(
     source: Source,
     out: Path,
+    *,
     engine: Engine,
     options: ScoreOptions,
-    *,
     keep: Sequence[str] = (),
     on_batch: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
@@ -66,27 +68,30 @@ def score_file(
     if taken:
         raise ConfigError(f"--keep {taken[0]}: the output has a column of that name; expected another")
     schema = _schema(source, keep, options)
-    partial = out.with_name(f".{out.name}.partial")
+    source = source.as_numbers([column.name for column in engine.signature.columns])
     summary = Summary()
     try:
-        with contextlib.ExitStack() as stack:
-            stack.callback(partial.unlink, missing_ok=True)
-            writer = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd"))
-            for batch in source.batches(BATCH_ROWS):
-                scores = _score(batch, engine, options, source.name)
+        with new_file(out) as partial, pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for batch in source.batches(_batch_rows(engine.signature)):
+                scores = engine.score(_inputs(batch, engine, source.name), options)
                 writer.write_batch(_to_batch(batch.select(list(keep)), scores, schema))
                 summary.add(scores)
                 on_batch(summary)
-            writer.close()
-            partial.rename(out)
+            if summary.rows == 0:
+                raise DataError(f"{source.name}: no rows; expected one or more")
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror}; nothing was written") from None
     return summary
 
 
-def _score(batch: pa.RecordBatch, engine: Engine, options: ScoreOptions, source: str) -> Scores:
+def _batch_rows(signature: Signature) -> int:
+    """Return how many rows of a signature make a batch, and a message that a service takes."""
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // signature.row_bytes))
+
+
+def _inputs(batch: pa.RecordBatch, engine: Engine, source: str) -> Inputs:
     try:
-        return engine.score(inputs_of(batch, engine.signature), options)
+        return inputs_of(batch, engine.signature)
     except InvalidInputError as error:
         raise InvalidInputError(f"{source}: {error}") from None
 

@@ -52,10 +52,9 @@ def _show(started: Started, config: ServiceConfig, console: Console) -> None:
         table.add_row(
             model.name, model.version, f"{spec.name}, {shape}", f"p <= {model.manifest.false_positive_rate:g}"
         )
-    host = config.server.host
     console.print(table)
-    console.print(f"gRPC   {host}:{started.grpc_port}")
-    console.print(f"HTTP   {host}:{started.http_port}   /metrics /livez /readyz")
+    console.print(f"gRPC   {config.server.address(started.grpc_port)}", markup=False)
+    console.print(f"HTTP   {config.server.address(started.http_port)}   /metrics /livez /readyz", markup=False)
     console.print(
         f"runs   {started.runners} runners on {config.runtime.device}, batches of {config.batching.max_rows} rows, "
         f"{config.limits.queue_rows} may wait"

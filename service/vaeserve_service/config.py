@@ -20,6 +20,10 @@ class ServerConfig(Section):
     http_port: Port = 8002
     reflection: bool = True
 
+    def address(self, port: int) -> str:
+        """Return the host with a port, as gRPC and people write it."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
 
 class RepositoryConfig(Section):
     """Where the bundles are, `NAME/VERSION/`, and how many of a model's newest versions are served."""
@@ -36,9 +40,12 @@ class RuntimeConfig(Section):
 
 
 class BatchingConfig(Section):
-    """How many rows of waiting requests are joined into one call."""
+    """How many rows of waiting requests are joined into one call.
 
-    max_rows: Count = 1024
+    More than a few hundred make a call no cheaper a row, and keep a runner from its neighbours' work.
+    """
+
+    max_rows: Count = 256
 
 
 class LimitsConfig(Section):

@@ -1,5 +1,6 @@
 """The HTTP port: /metrics for Prometheus, /livez and /readyz for whoever can't speak gRPC."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,13 +49,17 @@ def serve_http(config: ServerConfig, *, ready: Callable[[], bool], metrics: Call
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Pass over what went wrong with one connection: mostly that its other end went away."""
 
     try:
         server = Server((config.host, config.http_port), Handler)
     except OSError as error:
-        address = f"{config.host}:{config.http_port}"
+        address = config.address(config.http_port)
         raise ConfigError(
-            f"server.http_port: can't listen on {address}: {error.strerror}; expected a free port"
+            f"server.http_port: can't listen on {address}: {error.strerror}; expected a free port of this host"
         ) from None
     with server:
         thread = Thread(target=server.serve_forever, name="http", daemon=True)

@@ -1,7 +1,7 @@
 """A model that serves: a bundle, its sessions, and the batcher in front of them."""
 
+import math
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from vaeserve.bundle import Bundle
 from vaeserve.errors import InvalidInputError, OutOfRangeError
 from vaeserve.scores import ScoreOptions, Scores, draw_noise, interpret
-from vaeserve_service.batcher import Batcher
+from vaeserve_service.batcher import Batcher, Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.runtime import Arrays, Runtime
+
+# Past this a latent is no draw of any posterior; the decoder's outputs could overflow.
+LARGEST_LATENT = 1e3
 
 
 class Operation(NamedTuple):
@@ -33,14 +36,13 @@ class Model:
         runtime: Runtime,
         *,
         config: ServiceConfig,
-        executor: Executor,
-        runners: int,
+        runners: Runners,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.version = bundle.version
         self.manifest = bundle.manifest
-        self.manifest_json = bundle.manifest.model_dump_json()
+        self.manifest_json = bundle.manifest_json.decode()
         self.calibration = bundle.calibration
         self._signature = bundle.manifest.signature
         self._features = bundle.manifest.signature.features
@@ -49,7 +51,6 @@ class Model:
         self._request_rows = config.limits.request_rows
         self._batcher: Batcher[Operation] = Batcher(
             self._compute,
-            executor=executor,
             runners=runners,
             max_rows=config.batching.max_rows,
             queue_rows=config.limits.queue_rows,
@@ -68,32 +69,35 @@ class Model:
 
     async def encode(self, inputs: Arrays) -> Arrays:
         """Return each row's `mean` and `log_variance` [rows, latent] and `status` [rows]."""
-        return await self._batcher.submit(Operation("encode"), self._checked(inputs))
+        return await self._submit(Operation("encode"), self._signature.check(inputs))
 
     async def reconstruct(self, inputs: Arrays) -> Arrays:
         """Return the decoder's outputs at each row's posterior mean, and `status` [rows]."""
-        return await self._batcher.submit(Operation("reconstruct"), self._checked(inputs))
+        return await self._submit(Operation("reconstruct"), self._signature.check(inputs))
 
     async def decode(self, latents: NDArray[Any]) -> Arrays:
-        """Return the decoder's outputs for `latents` [rows, latent]."""
+        """Return the decoder's outputs for `latents` [rows, latent].
+
+        Raises InvalidInputError for latents of another form, OutOfRangeError for such as lie past LARGEST_LATENT.
+        """
         latent_dim = self.manifest.latent_dim
         if latents.ndim != 2 or latents.shape[1] != latent_dim or latents.dtype.kind not in "fiu":
             raise InvalidInputError(
                 f"latents: {latents.dtype} of shape {list(latents.shape)}; the model takes numbers of shape "
                 f"[rows, {latent_dim}]"
             )
-        self._limit(len(latents))
-        if not np.isfinite(latents).all():
-            raise InvalidInputError("latents: not all of them are finite; expected finite numbers")
-        return await self._batcher.submit(Operation("decode"), {"z": latents.astype(np.float32)})
+        if not (np.abs(latents) <= LARGEST_LATENT).all():
+            raise OutOfRangeError(
+                f"latents: not all of them lie within +-{LARGEST_LATENT:g}; expected finite numbers there"
+            )
+        return await self._submit(Operation("decode"), {"z": latents.astype(np.float32)})
 
     async def score(self, inputs: Arrays, options: ScoreOptions) -> Scores:
         """Return how anomalous each row is."""
         # Refuse what can't be answered before it is computed.
         self.calibration.rate(options)
-        noise = draw_noise(self._noise, options, default=self.manifest.num_samples)
-        operation = Operation("score", len(noise), options.seed)
-        outputs = await self._batcher.submit(operation, self._checked(inputs))
+        samples = len(draw_noise(self._noise, options, default=self.manifest.num_samples))
+        outputs = await self._submit(Operation("score", samples, options.seed), self._signature.check(inputs))
         return interpret(
             outputs,
             self.calibration,
@@ -103,14 +107,14 @@ class Model:
             features=self._features,
         )
 
-    def _checked(self, inputs: Arrays) -> Arrays:
-        checked = self._signature.check(inputs)
-        self._limit(len(next(iter(checked.values()))))
-        return checked
-
-    def _limit(self, rows: int) -> None:
-        if rows > self._request_rows:
-            raise OutOfRangeError(f"rows: {rows} in a request; the service takes {self._request_rows} at most")
+    async def _submit(self, operation: Operation, inputs: Arrays) -> Arrays:
+        """Have rows computed; a row of more samples than the default counts as so many more rows."""
+        rows = len(next(iter(inputs.values())))
+        cost = max(1, math.ceil(operation.samples / self.manifest.num_samples))
+        if rows * cost > self._request_rows:
+            times = f", each counted {cost} times for its samples" if cost > 1 else ""
+            raise OutOfRangeError(f"rows: {rows} in a request{times}; the service takes {self._request_rows} at most")
+        return await self._batcher.submit(operation, inputs, cost=cost)
 
     def _compute(self, operation: Operation, inputs: Arrays) -> Arrays:
         match operation.name:

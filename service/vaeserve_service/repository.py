@@ -1,12 +1,12 @@
 """The models that are served, by name and version."""
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Self
 
 from vaeserve.bundle import Bundle, models, versions
 from vaeserve.errors import BundleError, NotFoundError
+from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.model import Model
@@ -19,7 +19,7 @@ class Repository:
         self._models = loaded
 
     @classmethod
-    def load(cls, config: ServiceConfig, *, executor: Executor, runners: int, metrics: Metrics) -> Self:
+    def load(cls, config: ServiceConfig, *, runners: Runners, metrics: Metrics) -> Self:
         """Load the newest versions of every model in the configured folder.
 
         Raises BundleError, naming the file, for a bundle that isn't whole, or where there is none at all.
@@ -33,7 +33,6 @@ class Repository:
                     name,
                     bundle,
                     config=config,
-                    executor=executor,
                     runners=runners,
                     on_batch=metrics.batch_observer(name, bundle.version),
                 )

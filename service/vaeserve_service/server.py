@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from vaeserve.errors import ConfigError
 from vaeserve_service import health as health_service
+from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.cpus import available_cpus
 from vaeserve_service.health import Health
@@ -52,7 +53,7 @@ async def serve(
     metrics, health = Metrics(), Health()
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(runners, thread_name_prefix="runner"))
-        repository = Repository.load(config, executor=executor, runners=runners, metrics=metrics)
+        repository = Repository.load(config, runners=Runners(executor, runners), metrics=metrics)
         for model in repository:
             metrics.watch(model.name, model.version, partial(getattr, model, "waiting_rows"))
         server = _grpc_server(config, repository, health, metrics)
@@ -102,11 +103,11 @@ def _grpc_server(config: ServiceConfig, repository: Repository, health: Health, 
 
 
 def _listen(server: grpc.aio.Server, config: ServiceConfig) -> int:
-    address = f"{config.server.host}:{config.server.grpc_port}"
+    address = config.server.address(config.server.grpc_port)
     try:
         return server.add_insecure_port(address)
     except RuntimeError:
-        raise ConfigError(f"server.grpc_port: can't listen on {address}; expected a free port") from None
+        raise ConfigError(f"server.grpc_port: can't listen on {address}; expected a free port of this host") from None
 
 
 def _say_ready(health: Health, repository: Repository) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vaeserve.errors import InvalidInputError
-from vaeserve.scores import Bound, ScoreOptions, Scores
+from vaeserve.messages import BOUNDS, INPUT_DTYPES
+from vaeserve.scores import ScoreOptions, Scores
 from vaeserve.tensors import from_tensor, to_tensor, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve_service.model import Model
@@ -15,8 +16,7 @@ from vaeserve_service.runtime import Arrays
 
 SERVICE = "vaeserve.v1.VaeService"
 
-_BOUNDS = {pb.ELBO: Bound.ELBO, pb.IWAE: Bound.IWAE}
-_DTYPES = {"FLOAT32": pb.FLOAT32, "UINT8": pb.UINT8}
+_BOUNDS = {enum: bound for bound, enum in BOUNDS.items()}
 
 
 class VaeService:
@@ -69,7 +69,8 @@ class VaeService:
             model=_spec(model),
             state=pb.READY,
             inputs=[
-                pb.TensorSpec(name=spec.name, dtype=_DTYPES[spec.dtype], shape=spec.shape) for spec in signature.inputs
+                pb.TensorSpec(name=spec.name, dtype=INPUT_DTYPES[spec.dtype], shape=spec.shape)
+                for spec in signature.inputs
             ],
             columns=[pb.Column(name=column.name, kind=column.kind) for column in signature.columns],
             manifest=model.manifest_json,

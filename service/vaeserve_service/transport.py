@@ -1,5 +1,6 @@
 """grpc.aio's side of the seam: bytes to messages, our errors to codes, every call counted."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -8,11 +9,15 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from vaeserve.errors import InternalError, InvalidInputError, UnavailableError, VaeserveError
+from vaeserve.errors import InternalError, InvalidInputError, OverloadedError, VaeserveError
 from vaeserve.status import code_of
 from vaeserve_service.metrics import Metrics
 
 log = structlog.get_logger()
+
+LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
+# When a caller whom a full queue refused may try again.
+RETRY_MS = "100"
 
 
 class KnowsModels(Protocol):
@@ -57,7 +62,7 @@ def _unary(
         metrics.started()
         started = time.perf_counter()
         model = version = ""
-        # What a call ends with unless it is answered: its caller cancelled it, or its deadline passed.
+        # What a call ends with unless it is answered: its caller went away.
         code = grpc.StatusCode.CANCELLED
         try:
             request = _parse(request_type, content)
@@ -70,16 +75,28 @@ def _unary(
             code = code_of(error)
             if isinstance(error, InternalError):
                 log.error("internal error", rpc=rpc, model=model, exc_info=error)
-            await context.abort(code, str(error))
+            if isinstance(error, OverloadedError):
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", RETRY_MS),))
+            await context.abort(code, _clipped(str(error)))
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            if remaining is not None and remaining <= 0:
+                code = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise
         except Exception as error:  # a defect of ours: said in full to the operator, and in a word to the caller
             code = grpc.StatusCode.INTERNAL
             log.error("internal error", rpc=rpc, model=model, exc_info=error)
             await context.abort(code, "internal error; the service's log has the details")
         finally:
             metrics.answered(rpc, model, version, code.name, time.perf_counter() - started)
-        raise UnavailableError  # never reached: abort raises
+        raise AssertionError("abort returned")
 
     return call
+
+
+def _clipped(message: str) -> str:
+    """Return what fits in the trailers, whatever a caller's names were: past their limit gRPC tells of that instead."""
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
 
 
 def _parse(request_type: type[Message], content: bytes) -> Message:

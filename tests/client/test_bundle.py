@@ -80,6 +80,8 @@ def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
         (lambda m: m["files"].update({"../../etc/passwd": m["files"]["noise.npy"]}), "files: ../../etc/passwd"),
         (lambda m: m["files"].pop("noise.npy"), "expected calibration.npy"),
         (lambda m: m["feature_baseline"].pop(), "6 entries; the signature has 7 features"),
+        (lambda m: m["signature"].update(inputs=[]), "signature: .*expected one that has them all"),
+        (lambda m: m["signature"]["inputs"][0].update(shape=[-1, 8]), "signature: .*expected one that has them all"),
         (lambda m: m.update(latent_dim=-1), "latent_dim: Input should be greater than or equal to 1"),
         (lambda m: m.update(name="../up"), "name: String should match pattern"),
     ],
@@ -134,27 +136,26 @@ def test_a_version_is_never_overwritten(bundle: Path) -> None:
 def test_nothing_half_written_where_nothing_can_be(bundle: Path, tmp_path: Path) -> None:
     """A target that can't be written is an error of the operator's, and leaves nothing."""
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OperatorError, match="expected a folder to write in"):
+    with pytest.raises(OperatorError, match="nothing was written"):
         write(tmp_path / "file" / "1", *contents(bundle))
 
 
 def test_a_writer_killed_half_way_leaves_no_version(bundle: Path, tmp_path: Path) -> None:
     """A process killed while it writes leaves no version, and the next writer is not hindered."""
     target = tmp_path / "models" / "table7" / "2"
-    # Stops itself for good after the third file: the kill comes while the folder is half full.
+    # Kills itself at the fourth file: while the folder is half full.
     script = f"""
 import os, signal
 from pathlib import Path
 from vaeserve import bundle
-whole, count = bundle._write_through, 0
-def write_through(path, content):
+whole, count = os.fsync, 0
+def fsync(descriptor):
     global count
     count += 1
     if count == 4:
-        path.write_bytes(content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(path, content)
-bundle._write_through = write_through
+    whole(descriptor)
+os.fsync = fsync
 opened = bundle.Bundle.open(Path({str(bundle)!r}))
 files = {{name: opened.read(name) for name in opened.manifest.files}}
 bundle.write(Path({str(target)!r}), files, opened.manifest)

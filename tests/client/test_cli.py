@@ -68,13 +68,16 @@ def test_health_of_a_service(service: LocalService) -> None:
     assert "error: 127.0.0.1:1: " in gone.stderr
 
 
-def test_scoring_through_a_service(service: LocalService, rows_of: Any, tmp_path: Path) -> None:
+def test_scoring_through_a_service(service: LocalService, models: Any, rows_of: Any, tmp_path: Path) -> None:
     """`score --server` writes what `score --bundle` does."""
+    bundle = models.bundles["image"].path
     np.save(tmp_path / "rows.npy", rows_of("image", 20))
     flags = ["--server", service.target, "--model", "image", "--out", "o.parquet"]
     done = run("score", "rows.npy", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert pq.read_table(tmp_path / "o.parquet").num_rows == 20
+    local = run("score", "rows.npy", "--bundle", bundle, "--out", "p.parquet", cwd=tmp_path)
+    assert local.returncode == 0, local.stderr
+    assert pq.read_table(tmp_path / "o.parquet") == pq.read_table(tmp_path / "p.parquet")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,9 @@ def test_scoring_through_a_service(service: LocalService, rows_of: Any, tmp_path
         (["score", "few.csv", "--out", "o.csv", "--bundle", "b"], "--out o.csv: expected a .parquet file"),
         (["score", "few.csv", "--out", "o.parquet", "--bundle", "none"], "none: not a bundle: it has no manifest.json"),
         (["score", "few.csv", "--out", "o.parquet", "--bundle", "b", "--bound", "tight"], "expected elbo or iwae"),
+        (["score", "in.parquet", "--out", "in.parquet", "--bundle", "b"], "--out in.parquet: is the input"),
+        (["train", "markup.csv", "--out", "run"], "column 'x[/b]': string, 'a[/b]' in the first row"),
+        (["train", "digits", "--out", "run", "--seed", "9" * 30], "--seed"),
         (["inspect", "none"], "none: not a bundle: it has no manifest.json"),
     ],
 )
@@ -102,6 +108,8 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: lis
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "text.csv").write_text("a,city\n1,Rome\n")
     (tmp_path / "few.csv").write_text("a\n1\n2\n")
+    (tmp_path / "in.parquet").write_bytes(b"PAR1")
+    (tmp_path / "markup.csv").write_text("x[/b]\na[/b]\n")
     before = sorted(tmp_path.iterdir())
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr

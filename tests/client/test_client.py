@@ -128,7 +128,7 @@ def test_errors_are_ours_and_say_whose_fault(client: Client) -> None:
     with pytest.raises(OutOfRangeError, match="num_samples: 1000"):
         client.score("table7", np.zeros((1, 7)), num_samples=1000)
     with pytest.raises(DeadlineError):
-        client.score("table7", np.zeros((100_000, 7)), num_samples=256, timeout=0.05)
+        client.score("table7", np.zeros((100_000, 7)), timeout=0.02)
     with pytest.raises(NotFoundError, match="service: 'fraud'"):
         client.health("fraud")
 
@@ -161,3 +161,37 @@ def test_both_clients_have_one_surface(name: str) -> None:
     assert blocking.__doc__ == awaited.__doc__
     assert inspect.iscoroutinefunction(awaited)
     assert not inspect.iscoroutinefunction(blocking)
+
+
+def test_what_is_no_call_is_refused_before_it_is_sent(service: LocalService) -> None:
+    """A closed client, a model that is no text, ragged latents and wrong options are InvalidInputErrors."""
+    client = Client(service.target)
+    with pytest.raises(InvalidInputError, match="expected text"):
+        client.score("\udcff", np.zeros((1, 7)))
+    with pytest.raises(InvalidInputError, match="expected an array of numbers"):
+        client.decode("table7", [[1.0], [2.0, 3.0]])
+    with pytest.raises(InvalidInputError, match="expected Bound.ELBO or Bound.IWAE"):
+        client.score("table7", np.zeros((1, 7)), bound="iwae")  # type: ignore[arg-type]
+    client.close()
+    with pytest.raises(InvalidInputError, match="expected an open client"):
+        client.score("table7", np.zeros((1, 7)))
+
+
+async def test_a_closed_async_client_says_so(service: LocalService) -> None:
+    """A call on a closed AsyncClient is the caller's fault, not a traceback of gRPC's."""
+    client = AsyncClient(service.target)
+    await client.close()
+    with pytest.raises(InvalidInputError, match="expected an open client"):
+        await client.score("table7", np.zeros((1, 7)))
+
+
+def test_a_message_past_the_services_limit_is_out_of_range(client: Client) -> None:
+    """A message that is too large can't succeed by trying again, and isn't told as an overload."""
+    with pytest.raises(OutOfRangeError, match="larger than max"):
+        client.score("table7", np.zeros((2_500_000, 7), np.float32))
+
+
+def test_long_names_are_answered_as_any_other(client: Client) -> None:
+    """A name of any length gets its own error, which is clipped to what fits in the trailers."""
+    with pytest.raises(NotFoundError, match="model: 'äää.*"):
+        client.score("ä" * 20_000, np.zeros((1, 7)))

@@ -58,6 +58,13 @@ def test_a_setting_that_cannot_be_is_named(flag: str, message: str) -> None:
         load(TrainConfig, overrides=parse_overrides([flag]))
 
 
+def test_an_environment_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that is no JSON, and a word where a section is, are refused with what was expected."""
+    monkeypatch.setenv("VAESERVE_MODEL_HIDDEN", "[64")
+    with pytest.raises(ConfigError, match="environment: .*expected VAESERVE_SECTION_KEY, lists as JSON"):
+        load(TrainConfig)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     """A missing file, and one that is no TOML, are refused by name; unknown settings say which file they are in."""
     with pytest.raises(ConfigError, match=r"none\.toml: not found; expected a TOML file"):

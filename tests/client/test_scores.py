@@ -109,11 +109,16 @@ def test_rows_needed_are_the_least_that_support_a_rate(rows: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 0}, "num_samples: 0; expected 1 or more"),
-        ({"seed": -1}, "seed: -1; expected 0 to"),
-        ({"false_positive_rate": 1.0}, "false_positive_rate: 1.0; expected more than 0 and less than 1"),
+        ({"num_samples": 0}, "num_samples: 0; expected a whole number from 1 to 4294967295"),
+        ({"seed": -1}, "seed: -1; expected a whole number from 0 to"),
+        ({"false_positive_rate": 1.0}, "false_positive_rate: 1.0; expected a number from 1e-09 to 0.999999999"),
         ({"false_positive_rate": float("nan")}, "false_positive_rate: nan"),
-        ({"top_features": -1}, "top_features: -1; expected 0 or more"),
+        ({"false_positive_rate": 1e-310}, "false_positive_rate: 1e-310; expected a number from 1e-09"),
+        ({"false_positive_rate": "0.1"}, "false_positive_rate: '0.1'; expected a number"),
+        ({"num_samples": 1.5}, "num_samples: 1.5; expected a whole number"),
+        ({"num_samples": 2**32}, "num_samples: 4294967296; expected a whole number from 1 to 4294967295"),
+        ({"bound": "iwae"}, "bound: 'iwae'; expected Bound.ELBO or Bound.IWAE"),
+        ({"top_features": -1}, "top_features: -1; expected a whole number from 0"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, float], message: str) -> None:

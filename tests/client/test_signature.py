@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vaeserve.errors import InvalidInputError
-from vaeserve.signature import Signature
+from vaeserve.signature import Signature, TensorSpec
 
 TABLE = Signature.table(["age", "height"])
 IMAGES = Signature.image((1, 2, 3))
@@ -117,3 +117,30 @@ def test_features_have_names() -> None:
     assert TABLE.features == ("age", "height")
     assert IMAGES.features[0] == "pixel[0, 0, 0]"
     assert IMAGES.features[-1] == "pixel[0, 1, 2]"
+
+
+def test_masked_values_are_missing() -> None:
+    """What a masked array hides is missing, not the value beneath; integers can't say so and are refused."""
+    masked = np.ma.array([[1.0, 2.0]], mask=[[True, False]])
+    assert np.isnan(TABLE.inputs_from(masked)["numeric"]).tolist() == [[True, False]]
+    with pytest.raises(InvalidInputError, match="a masked array of int64; expected floats"):
+        TABLE.inputs_from(np.ma.array([[1, 2]], mask=[[True, False]]))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "uint32", "uint64", "int64", "float16", "longdouble", "bool"])
+def test_numbers_of_every_width_are_taken(dtype: str) -> None:
+    """Any width of number is taken, also such as the wire has no word for."""
+    assert TABLE.inputs_from(np.ones((1, 2), dtype))["numeric"].tolist() == [[1, 1]]
+
+
+def test_a_signature_must_agree_with_itself() -> None:
+    """Columns and tensors of other widths, and images without a size, are no signature."""
+    for inputs, columns in (
+        ((), ()),
+        (TABLE.inputs, TABLE.columns[:1]),
+        (TABLE.inputs, ()),
+        ((TensorSpec("image", "UINT8", (-1, 1, 0, 3)),), ()),
+        (IMAGES.inputs * 2, ()),
+    ):
+        with pytest.raises(ValueError, match="expected one that has them all"):
+            Signature(inputs, columns)

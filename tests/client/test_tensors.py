@@ -45,6 +45,8 @@ def test_big_endian_and_strided_arrays_arrive_as_they_read() -> None:
         (pb.Tensor(dtype=pb.FLOAT32, data=b"\0" * 4), "one dimension or more"),
         (pb.Tensor(dtype=pb.FLOAT32, shape=[-1, 3]), "none negative"),
         (pb.Tensor(dtype=pb.FLOAT32, shape=[2**62, 2**62]), "0 bytes of data"),
+        (pb.Tensor(dtype=pb.FLOAT32, shape=[2**62, 0]), "expected a smaller"),
+        (pb.Tensor(dtype=pb.UINT8, shape=[1] * 65, data=b"a"), "of 65 dimensions; expected a smaller"),
         (pb.Tensor(dtype=99, shape=[1], data=b"\0"), "dtype 99; expected FLOAT32"),  # type: ignore[arg-type]
         (pb.Tensor(shape=[1], data=b"\0"), "DATA_TYPE_UNSPECIFIED; expected FLOAT32"),
         (pb.Tensor(dtype=pb.STRING, shape=[2], strings=["a"]), "1 strings .* takes 2 strings"),

@@ -11,14 +11,20 @@ import pytest
 import torch
 
 from vaeserve.bundle import Bundle
+from vaeserve.config import load
 from vaeserve.errors import BundleError, ConfigError, OperatorError, RefusedError
 from vaeserve.scores import Bound
+from vaeserve.signature import Signature
 from vaeserve_export.export import _parity, export
 from vaeserve_export.graphs import OPSET, trace
 from vaeserve_export.noise import sobol_normal
 from vaeserve_export.operators import ALLOWED
 from vaeserve_export.reference import Reference
-from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
+from vaeserve_service.runtime import TOLERANCE, Runtime, output_error
+from vaeserve_training.config import TrainConfig
+from vaeserve_training.data import Dataset, split
+from vaeserve_training.run import write_run
+from vaeserve_training.train import train
 
 KINDS = ["table3", "table7", "table33", "binary21", "image", "grey"]
 
@@ -39,7 +45,7 @@ def test_a_bundle_agrees_with_pytorch_in_double_precision(models: Any, rows_of: 
     for computed, expected in pairs:
         assert set(computed) == set(expected)
         for output in expected:
-            assert largest_error(computed[output], expected[output]) <= TOLERANCE, output
+            assert output_error(output, computed[output], expected[output]) <= TOLERANCE, output
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,17 +123,31 @@ def test_a_model_with_a_batch_dependent_operator_is_refused(models: Any) -> None
         trace(vae, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
 
 
-def test_golden_rows_are_checked_when_a_bundle_is_loaded(models: Any, tmp_path: Path) -> None:
-    """Graphs of another model under right hashes are caught by the golden rows."""
-    bundle = models.bundles["table7"]
-    golden = dict(bundle.golden)
-    golden["scorer/elbo"] = golden["scorer/elbo"] + 1
-    with pytest.raises(BundleError, match=r"scorer\.onnx: elbo of the golden rows is off by"):
-        Runtime.load(bundle).check(golden, bundle.noise[:8])
-    del golden["scorer/elbo"]
-    with pytest.raises(BundleError, match="off by inf"):
-        Runtime.load(bundle).check(golden, bundle.noise[:8])
-    assert not list(tmp_path.iterdir())
+def test_golden_rows_are_checked_when_a_bundle_is_loaded(models: Any) -> None:
+    """Graphs of another model under right hashes are caught by the golden rows, and so are golden rows with a gap."""
+    bundle, run = models.bundles["table7"], models.runs["table7"]
+    other = run.vae()
+    with torch.no_grad():
+        other.decoder[0].bias += 0.01
+    graphs = trace(other, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
+    runtime = Runtime({name: model.SerializeToString() for name, model in graphs.items()})
+    with pytest.raises(BundleError, match=r"decoder\.onnx: \w+ of the golden rows is off by .* expected 0\.0001"):
+        runtime.check(bundle.golden, bundle.noise[:8])
+    for name, message in (("scorer/elbo", "off by inf"), ("latents", "expected inputs/NAME and latents")):
+        golden = {key: array for key, array in bundle.golden.items() if key != name}
+        with pytest.raises(BundleError, match=message):
+            Runtime.load(bundle).check(golden, bundle.noise[:8])
+
+
+def test_columns_of_any_scale_export(tmp_path: Path) -> None:
+    """A column of billions is no reason to refuse: single precision resolves it as well as any other."""
+    rows = np.random.default_rng(0).normal(size=(3000, 3)) * [1e9, 1.0, 1e-6]
+    dataset = Dataset("scales", Signature.table([*"abc"]), {"numeric": rows.astype(np.float32)})
+    config = load(TrainConfig, overrides={"optimizer": {"max_steps": 40, "evaluate_every": 20}})
+    parts = split(dataset, config.data, seed=0)
+    trained = train(parts, config, seed=0)
+    run = write_run(tmp_path / "run", trained, dataset=dataset, split=parts, config=config, seed=0)
+    assert export(run, tmp_path / "models", name="scales").manifest.parity.errors["decoder/numeric"] <= TOLERANCE
 
 
 def test_versions_count_up_and_are_never_overwritten(models: Any, tmp_path: Path) -> None:
@@ -154,7 +174,7 @@ def test_the_same_run_exports_to_the_same_bytes(models: Any, tmp_path: Path) -> 
         ({"name": ""}, "--name ''"),
         ({"name": "m", "version": 0}, "--version 0: expected a whole number from 1"),
         ({"name": "m", "false_positive_rate": 0.001}, "120 calibration rows support 0.00826 or more; 0.001 takes 999"),
-        ({"name": "m", "false_positive_rate": 2.0}, "--false-positive-rate 2: expected more than 0"),
+        ({"name": "m", "false_positive_rate": 2.0}, "--false-positive-rate 2: expected 1e-09 or more and less than 1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(models: Any, tmp_path: Path, options: dict[str, Any], message: str) -> None:

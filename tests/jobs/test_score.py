@@ -48,7 +48,12 @@ def test_every_row_is_scored_in_order(
     """The output has each row's score, in the input's order, with the columns asked for; bits are the service's."""
     seen: list[int] = []
     summary = score_file(
-        source, tmp_path / "out.parquet", engine, OPTIONS, keep=["id"], on_batch=lambda s: seen.append(s.rows)
+        source,
+        tmp_path / "out.parquet",
+        engine=engine,
+        options=OPTIONS,
+        keep=["id"],
+        on_batch=lambda s: seen.append(s.rows),
     )
     out = pq.read_table(tmp_path / "out.parquet").to_pydict()
     assert out["id"] == list(range(9000))
@@ -66,9 +71,9 @@ def test_a_service_scores_the_same_file_the_same(
 ) -> None:
     """Through a running service the output is the same as in process."""
     options = ScoreOptions(top_features=2)
-    score_file(source, tmp_path / "local.parquet", engine, options)
+    score_file(source, tmp_path / "local.parquet", engine=engine, options=options)
     through = ServerEngine(service.target, "table7")
-    score_file(source, tmp_path / "server.parquet", through, options)
+    score_file(source, tmp_path / "server.parquet", engine=through, options=options)
     through.close()
     local, server = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("local", "server"))
     assert local.schema == server.schema
@@ -83,7 +88,10 @@ def test_images_are_scored_too(models: Any, rows_of: Any, tmp_path: Path) -> Non
     """An array of images scores as the runtime does."""
     np.save(tmp_path / "i.npy", rows_of("image", 50))
     image = LocalEngine.open(models.bundles["image"].path)
-    assert score_file(open_source(str(tmp_path / "i.npy")), tmp_path / "o.parquet", image, OPTIONS).rows == 50
+    assert (
+        score_file(open_source(str(tmp_path / "i.npy")), tmp_path / "o.parquet", engine=image, options=OPTIONS).rows
+        == 50
+    )
     assert pq.read_table(tmp_path / "o.parquet").num_rows == 50
 
 
@@ -94,7 +102,7 @@ def test_nothing_half_written_when_a_row_group_is_broken(engine: LocalEngine, so
     broken[len(broken) // 2 : len(broken) // 2 + 5000] = bytes(5000)
     path.write_bytes(broken)
     with pytest.raises(DataError, match="in.parquet"):
-        score_file(open_source(str(path)), tmp_path / "out.parquet", engine, OPTIONS)
+        score_file(open_source(str(path)), tmp_path / "out.parquet", engine=engine, options=OPTIONS)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in.parquet"]
 
 
@@ -103,14 +111,14 @@ def test_what_does_not_fit_is_named(engine: LocalEngine, source: Source, tmp_pat
     (tmp_path / "t.csv").write_text("c0,c1\n1,2\n")
     out = tmp_path / "out.parquet"
     with pytest.raises(InvalidInputError, match="t.csv: rows: column 'c2' is missing .and 4 more."):
-        score_file(open_source(str(tmp_path / "t.csv")), out, engine, OPTIONS)
+        score_file(open_source(str(tmp_path / "t.csv")), out, engine=engine, options=OPTIONS)
     with pytest.raises(DataError, match="no column 'customer' to keep; expected one of id, c6"):
-        score_file(source, out, engine, OPTIONS, keep=["customer"])
+        score_file(source, out, engine=engine, options=OPTIONS, keep=["customer"])
     with pytest.raises(ConfigError, match="No such file or directory; nothing was written"):
-        score_file(source, tmp_path / "none" / "out.parquet", engine, OPTIONS)
+        score_file(source, tmp_path / "none" / "out.parquet", engine=engine, options=OPTIONS)
     pq.write_table(pa.table({"score": [1.0]}), tmp_path / "clash.parquet")
     with pytest.raises(ConfigError, match="--keep score: the output has a column of that name"):
-        score_file(open_source(str(tmp_path / "clash.parquet")), out, engine, OPTIONS, keep=["score"])
+        score_file(open_source(str(tmp_path / "clash.parquet")), out, engine=engine, options=OPTIONS, keep=["score"])
     assert not out.exists()
 
 
@@ -120,4 +128,4 @@ def test_text_where_numbers_are_needed_is_named(engine: LocalEngine, tmp_path: P
     with pytest.raises(
         InvalidInputError, match="column 'c6': string, 'tall' in the first row; the model takes numbers"
     ):
-        score_file(open_source(str(tmp_path / "t.csv")), tmp_path / "o.parquet", engine, OPTIONS)
+        score_file(open_source(str(tmp_path / "t.csv")), tmp_path / "o.parquet", engine=engine, options=OPTIONS)

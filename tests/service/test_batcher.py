@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vaeserve.errors import InternalError, OverloadedError
-from vaeserve_service.batcher import Arrays, Batcher
+from vaeserve_service.batcher import Arrays, Batcher, Runners
 
 
 class Doubler:
@@ -38,8 +38,8 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 def batcher(compute: Doubler, executor: ThreadPoolExecutor, **options: int) -> Batcher[str]:
     """Return a batcher with one runner, unless told otherwise."""
-    settings = {"runners": 1, "max_rows": 8, "queue_rows": 100} | options
-    return Batcher(compute, executor=executor, **settings)  # type: ignore[arg-type]
+    limits = {"max_rows": 8, "queue_rows": 100} | options
+    return Batcher(compute, runners=Runners(executor, limits.pop("runners", 1)), **limits)  # type: ignore[arg-type]
 
 
 def rows(*values: float) -> Arrays:
@@ -109,6 +109,7 @@ async def test_a_cancelled_request_is_dropped_before_compute(executor: ThreadPoo
     await settle()
     waiting[1].cancel()
     await settle()
+    assert queue.waiting_rows == 2  # it makes room at once
     compute.gate.set()
     answers = await asyncio.gather(busy, waiting[0], waiting[2])
     assert compute.batches == [("k", 1), ("k", 2)]
@@ -174,6 +175,83 @@ async def test_runners_work_side_by_side(executor: ThreadPoolExecutor) -> None:
         both.wait()
         return {"y": inputs["x"]}
 
-    queue: Batcher[str] = Batcher(meet, executor=executor, runners=2, max_rows=1, queue_rows=10)
+    queue: Batcher[str] = Batcher(meet, runners=Runners(executor, 2), max_rows=1, queue_rows=10)
     answers = await asyncio.gather(queue.submit("k", rows(1)), queue.submit("k", rows(2)))
     assert [answer["y"].tolist() for answer in answers] == [[1], [2]]
+
+
+async def test_under_load_few_rows_join_rather_than_take_another_runner(executor: ThreadPoolExecutor) -> None:
+    """While a short call is under way rows of its kind wait for its end, unless they fill a batch."""
+    compute = Doubler()
+    compute.gate.clear()
+    queue = batcher(compute, executor, runners=2, max_rows=4)
+    tasks = [asyncio.create_task(queue.submit("k", rows(0)))]
+    await settle()
+    tasks += [asyncio.create_task(queue.submit("k", rows(i))) for i in (1, 2)]
+    await settle()
+    assert queue.waiting_rows == 2
+    tasks += [asyncio.create_task(queue.submit("k", rows(i))) for i in (3, 4)]
+    await settle()
+    assert queue.waiting_rows == 0
+    compute.gate.set()
+    await asyncio.gather(*tasks)
+    assert sorted(compute.batches) == [("k", 1), ("k", 4)]
+
+
+async def test_a_free_runner_serves_another_key_at_once(executor: ThreadPoolExecutor) -> None:
+    """Rows that could not join the running call don't wait for it while a runner is free."""
+    compute = Doubler()
+    compute.gate.clear()
+    queue = batcher(compute, executor, runners=2)
+    tasks = [asyncio.create_task(queue.submit(key, rows(1))) for key in ("slow", "fast")]
+    await settle()
+    assert queue.waiting_rows == 0
+    compute.gate.set()
+    await asyncio.gather(*tasks)
+    assert sorted(compute.batches) == [("fast", 1), ("slow", 1)]
+
+
+async def test_models_share_the_runners(executor: ThreadPoolExecutor) -> None:
+    """A model's request waits, and can be cancelled, while another model's call has the only runner."""
+    compute, other = Doubler(), Doubler()
+    compute.gate.clear()
+    runners = Runners(executor, 1)
+    first: Batcher[str] = Batcher(compute, runners=runners, max_rows=8, queue_rows=10)
+    second: Batcher[str] = Batcher(other, runners=runners, max_rows=8, queue_rows=10)
+    busy = asyncio.create_task(first.submit("k", rows(1)))
+    await settle()
+    waiting = asyncio.create_task(second.submit("k", rows(1)))
+    await settle()
+    assert second.waiting_rows == 1
+    waiting.cancel()
+    compute.gate.set()
+    await busy
+    await settle()
+    assert other.batches == []
+    assert (await second.submit("k", rows(2)))["y"].tolist() == [4]
+
+
+async def test_rows_count_for_what_they_cost(executor: ThreadPoolExecutor) -> None:
+    """Rows of more samples fill batch and queue sooner."""
+    compute = Doubler()
+    compute.gate.clear()
+    queue = batcher(compute, executor, max_rows=8, queue_rows=10)
+    busy = asyncio.create_task(queue.submit("k", rows(0)))
+    await settle()
+    dear = [asyncio.create_task(queue.submit("dear", rows(i), cost=5)) for i in (1, 2)]
+    await settle()
+    assert queue.waiting_rows == 10
+    with pytest.raises(OverloadedError):
+        await queue.submit("k", rows(3))
+    compute.gate.set()
+    await asyncio.gather(busy, *dear)
+    assert compute.batches == [("k", 1), ("dear", 1), ("dear", 1)]
+
+
+async def test_no_key_is_remembered_once_it_is_answered(executor: ThreadPoolExecutor) -> None:
+    """Many seeds leave nothing behind."""
+    queue = batcher(Doubler(), executor, runners=2)
+    await asyncio.gather(*(queue.submit(f"seed {i}", rows(i)) for i in range(90)))
+    await settle()
+    assert len(queue._queues) == 0
+    assert len(queue._runners._queues) <= 2

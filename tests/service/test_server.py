@@ -76,7 +76,7 @@ def test_scores_over_the_wire_are_the_runtimes_bits(models: Any, channel: grpc.C
         (
             score_request(np.zeros((2, 7), np.float32), num_samples=0),
             "INVALID_ARGUMENT",
-            "num_samples: 0; expected 1 or more",
+            "num_samples: 0; expected a whole number from 1",
         ),
         (
             score_request(np.zeros((2, 7), np.float32), num_samples=257),
@@ -100,9 +100,19 @@ def test_scores_over_the_wire_are_the_runtimes_bits(models: Any, channel: grpc.C
             "rows: 100001 in a request; the service takes 100000 at most",
         ),
         (
+            score_request(np.zeros((4000, 7), np.float32), num_samples=256),
+            "OUT_OF_RANGE",
+            "rows: 4000 in a request, each counted 32 times for its samples",
+        ),
+        (
             pb.ScoreRequest(model=pb.ModelSpec(name="table7"), inputs=[pb.Tensor(dtype=pb.FLOAT32, shape=[1, 7])]),
             "INVALID_ARGUMENT",
             "inputs[0]: 0 bytes of data",
+        ),
+        (
+            pb.ScoreRequest(model=pb.ModelSpec(name="table7"), inputs=[pb.Tensor(dtype=pb.FLOAT32, shape=[2**62, 0])]),
+            "INVALID_ARGUMENT",
+            "expected a smaller",
         ),
         (pb.ScoreRequest(model=pb.ModelSpec(name="table7")), "INVALID_ARGUMENT", "inputs: none; the model takes"),
         (pb.ScoreRequest(), "INVALID_ARGUMENT", "model.name: empty; expected one of"),
@@ -145,13 +155,15 @@ def test_an_unknown_rpc_is_unimplemented(channel: grpc.Channel) -> None:
 def test_latents_are_checked(channel: grpc.Channel) -> None:
     """Latents of another width, and such as aren't finite, are refused."""
     stub, model = VaeServiceStub(channel), pb.ModelSpec(name="table7")
-    for latents, message in (
-        (np.zeros((1, 4), np.float32), "latents: float32 of shape [1, 4]; the model takes numbers of shape [rows, 3]"),
-        (np.full((1, 3), np.nan, np.float32), "latents: not all of them are finite"),
+    wide, far = "latents: float32 of shape [1, 4]; the model takes numbers of shape [rows, 3]", "lie within +-1000"
+    for latents, code, message in (
+        (np.zeros((1, 4), np.float32), "INVALID_ARGUMENT", wide),
+        (np.full((1, 3), np.nan, np.float32), "OUT_OF_RANGE", far),
+        (np.full((1, 3), 1e300), "OUT_OF_RANGE", far),
     ):
         with pytest.raises(grpc.RpcError) as refusal:
             stub.Decode(pb.DecodeRequest(model=model, latents=to_tensor(latents)), timeout=20)
-        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert refusal.value.code().name == code
         assert message in str(refusal.value.details())
 
 
@@ -215,12 +227,44 @@ async def test_waiting_requests_are_joined_into_one_call(service: LocalService, 
     assert calls < 300
 
 
-def test_a_deadline_that_has_passed_is_said(channel: grpc.Channel) -> None:
-    """A call that can't be answered in its time ends with DEADLINE_EXCEEDED."""
-    rows = np.zeros((100_000, 7), np.float32)
+def test_a_deadline_that_has_passed_ends_the_call_in_the_service_too(
+    service: LocalService, channel: grpc.Channel
+) -> None:
+    """A call that can't be answered in its time ends with DEADLINE_EXCEEDED, here and in the service's count."""
+    rows, passed = np.zeros((100_000, 7), np.float32), 'vaeserve_requests_total{code="DEADLINE_EXCEEDED"'
     with pytest.raises(grpc.RpcError) as refusal:
-        VaeServiceStub(channel).Score(score_request(rows, num_samples=256), timeout=0.05)
+        VaeServiceStub(channel).Score(score_request(rows), timeout=0.05)
     assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    while not metric(service, passed):  # until pytest's time is up
+        assert service.process.poll() is None
+
+
+def test_a_full_queue_says_when_to_try_again(models: Any, tmp_path: Path, rows_of: Any) -> None:
+    """A service whose queue is full refuses with RESOURCE_EXHAUSTED and a pushback, and answers again afterwards."""
+    options = ["--set", "limits.queue_rows=10", "--set", "runtime.runners=1", "--set", "batching.max_rows=1"]
+    with (
+        serve_locally(models.repository, log=tmp_path / "log", options=options) as service,
+        grpc.insecure_channel(service.target) as channel,
+    ):
+        stub, rows = VaeServiceStub(channel), np.tile(rows_of("table7", 1000), (5, 1))
+        calls = [stub.Score.future(score_request(rows), timeout=60) for _ in range(20)]
+        codes = [call.code() for call in calls]
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        refused = calls[codes.index(grpc.StatusCode.RESOURCE_EXHAUSTED)]
+        assert ("grpc-retry-pushback-ms", "100") in [(key, value) for key, value in refused.trailing_metadata()]
+        assert len(stub.Score(score_request(rows[:3]), timeout=60).score) == 3
+
+
+def test_ipv6_is_an_address_too(models: Any, tmp_path: Path, rows_of: Any) -> None:
+    """The service listens on IPv6 where the machine has it."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serve_locally(models.repository, log=tmp_path / "log", options=["--host", "::1"]) as service:
+        port = service.target.rpartition(":")[2]
+        with grpc.insecure_channel(f"[::1]:{port}") as channel:
+            assert len(VaeServiceStub(channel).Score(score_request(rows_of("table7", 2)), timeout=20).score) == 2
 
 
 def test_sigterm_drains_and_exits_0(models: Any, tmp_path: Path, rows_of: Any) -> None:

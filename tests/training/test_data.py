@@ -33,7 +33,15 @@ def test_labels_are_no_feature(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "normal"),
-    [(["ok", "bad", "ok"], "ok"), ([7, 8, 7], "7"), ([7.0, 8.0, 7.0], "7"), ([True, False, True], "True")],
+    [
+        (["ok", "bad", "ok"], "ok"),
+        (["01", "1", "01"], "01"),
+        ([7, 8, 7], "7"),
+        ([1000001, 1000002, 1000001], "1000001"),
+        ([0.1, 0.2, 0.1], "0.1"),
+        ([7.0, 8.0, 7.0], "7"),
+        ([True, False, True], "true"),
+    ],
 )
 def test_the_normal_value_can_be_named(tmp_path: Path, values: list[object], normal: str) -> None:
     """--normal names the normal value of any type; all others are anomalies."""
@@ -47,6 +55,8 @@ def test_the_normal_value_can_be_named(tmp_path: Path, values: list[object], nor
     [
         ({"a": [1], "y": [2]}, {"label": "y"}, "column 'y' holds 2 in row 0; expected 0 .* or 1 .*, or --normal"),
         ({"a": [1], "y": [None]}, {"label": "y"}, "column 'y' holds None in row 0"),
+        ({"a": [1, 2], "y": ["ok", None]}, {"label": "y", "normal": "ok"}, "'y' holds None in row 1; expected a label"),
+        ({"a": [1], "y": [float("nan")]}, {"label": "y", "normal": "1"}, "'y' holds nan in row 0; expected a label"),
         ({"a": [1], "y": [0]}, {"label": "z"}, "no column 'z'; expected one of a, y"),
         ({"a": [1], "y": ["ok"]}, {"label": "y", "normal": "fine"}, "never holds 'fine'; expected one of ok"),
         ({"a": [1]}, {"drop": ["b"]}, "no column 'b'; expected one of a"),

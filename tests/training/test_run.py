@@ -10,8 +10,11 @@ import torch
 
 from vaeserve.config import load
 from vaeserve.errors import RunError
+from vaeserve.source import open_source
 from vaeserve_training.config import TrainConfig
-from vaeserve_training.run import Run, refuse_existing
+from vaeserve_training.data import load_dataset, split
+from vaeserve_training.run import Run, refuse_target, write_run
+from vaeserve_training.train import train
 
 
 @pytest.fixture
@@ -44,11 +47,17 @@ def test_the_settings_train_the_same_model_again(run: Path) -> None:
     assert tomllib.loads((run / "config.toml").read_text())["model"]["latent_dim"] == 3
 
 
-def test_weights_come_back_bit_by_bit(models: Any) -> None:
-    """A model read from its run gives the same outputs as itself read again."""
-    run = models.runs["table7"]
-    z = torch.randn(4, 3)
-    assert torch.equal(run.vae().decode(z), run.vae().decode(z))
+def test_weights_come_back_bit_by_bit(tmp_path: Path) -> None:
+    """A model read from its run has the very weights and buffers that were trained."""
+    config = load(TrainConfig, overrides={"optimizer": {"max_steps": 5}})
+    dataset = load_dataset(open_source("breast-cancer"))
+    parts = split(dataset, config.data, seed=0)
+    trained = train(parts, config, seed=0)
+    run = write_run(tmp_path / "run", trained, dataset=dataset, split=parts, config=config, seed=0)
+    state, read = trained.vae.state_dict(), Run.open(run.path).vae().state_dict()
+    assert state.keys() == read.keys()
+    assert all(torch.equal(state[name], read[name]) for name in state)
+    assert run.test().sha256() == parts.test.sha256()
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "calibration.npz", "run.json"])
@@ -68,7 +77,12 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         Run.open(tmp_path / "file")
 
 
-def test_a_run_is_never_overwritten(run: Path) -> None:
-    """Training to where something is refuses at once."""
+def test_a_run_that_could_not_be_written_is_refused_before_it_is_trained(run: Path, tmp_path: Path) -> None:
+    """A place where something is, below a file, or with too long a name is refused at once; any other is free."""
+    refuse_target(tmp_path / "new" / "run")
+    for target in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        (tmp_path / "file").touch()
+        with pytest.raises(RunError, match="choose another --out"):
+            refuse_target(target)
     with pytest.raises(RunError, match="exists already; choose another --out"):
-        refuse_existing(run)
+        refuse_target(run)

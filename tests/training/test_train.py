@@ -80,3 +80,13 @@ def test_malignant_tumours_score_as_anomalies() -> None:
     figures = evaluate(train(tumours, settings, seed=0).vae, tumours.test)
     assert figures["auroc"] > 0.9
     assert figures["elbo"] == pytest.approx(figures["log_likelihood"] - figures["kl"])
+
+
+def test_bernoulli_takes_no_table_of_other_numbers() -> None:
+    """A table with values outside [0, 1] is refused for Bernoulli by column and value, not trained on for nothing."""
+    settings = load(TrainConfig, overrides={"model": {"likelihood": "bernoulli"}})
+    tumours = split(load_dataset(open_source("breast-cancer")), settings.data, seed=0)
+    with pytest.raises(
+        DataError, match="column 'mean radius' holds .*; model.likelihood = bernoulli expects values from 0"
+    ):
+        train(tumours, settings, seed=0)

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
 
 from vaeserve.config import load, parse_overrides
+from vaeserve.progress import progress_bar
 from vaeserve.source import open_source
 from vaeserve_training.config import TrainConfig
 from vaeserve_training.data import Dataset, load_dataset, split
-from vaeserve_training.run import Run, refuse_existing, write_run
+from vaeserve_training.run import Run, refuse_target, write_run
 from vaeserve_training.train import Evaluation, pick_device
 from vaeserve_training.train import train as train_vae
 
@@ -33,35 +34,23 @@ def train(
     """Train on `data` and write the run to `out`. Raises as what it calls does, before anything is written."""
     # What can be refused in a moment is, before what takes minutes.
     settings = load(TrainConfig, file=config, overrides=parse_overrides(overrides))
-    refuse_existing(out)
+    refuse_target(out)
     pick_device(device)
     dataset = load_dataset(open_source(data), label=label, normal=normal, drop=drop)
     parts = split(dataset, settings.data, seed=seed)
     _say_data(dataset, console)
-    with _progress(console, settings.optimizer.max_steps) as progress:
+    with progress_bar(console, "steps, held-out ELBO {task.fields[elbo]} nats") as progress:
         task = progress.add_task("training", total=settings.optimizer.max_steps, elbo="")
 
         def show(evaluation: Evaluation) -> None:
             progress.update(task, completed=evaluation.step, elbo=f"{evaluation.elbo:.2f}")
 
         trained = train_vae(parts, settings, seed=seed, device=device, on_evaluation=show)
-    run = write_run(out, trained, dataset, parts, settings, seed=seed)
+    run = write_run(out, trained, dataset=dataset, split=parts, config=settings, seed=seed)
     if as_json:
         print(json.dumps({"run": str(out), **run.record.test}))
     else:
         _say_run(run, console)
-
-
-def _progress(console: Console, steps: int) -> Progress:
-    del steps
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps, held-out ELBO {task.fields[elbo]} nats"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def _say_data(dataset: Dataset, console: Console) -> None:
@@ -70,9 +59,9 @@ def _say_data(dataset: Dataset, console: Console) -> None:
     else:
         shape = " x ".join(map(str, dataset.signature.inputs[0].shape[1:])) + " images"
     labels = "" if dataset.anomalous is None else f", {int(dataset.anomalous.sum())} of them labelled anomalous"
-    console.print(f"{dataset.name}: {len(dataset)} rows, {shape}{labels}")
+    console.print(f"{escape(dataset.name)}: {len(dataset)} rows, {shape}{labels}")
     if dataset.constant_columns:
-        names = ", ".join(dataset.constant_columns)
+        names = escape(", ".join(dataset.constant_columns))
         console.print(f"[yellow]warning:[/] constant, so nothing to learn from: {names}")
 
 
@@ -82,4 +71,4 @@ def _say_run(run: Run, console: Console) -> None:
     console.print(f"rows: {parts}; best at step {record.best['step']:g}")
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in record.test.items())
     console.print(f"test rows: {figures}")
-    console.print(f"wrote {run.path}")
+    console.print(f"wrote {escape(str(run.path))}")

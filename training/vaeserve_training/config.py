@@ -34,8 +34,8 @@ class ModelConfig(Section):
     """
 
     likelihood: Literal["auto", "gaussian", "bernoulli"] = "auto"
-    latent_dim: Count | None = None
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 128)
+    latent_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1)] = (128, 128)
 
 
 class OptimizerConfig(Section):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any, Self
 
 import numpy as np
@@ -92,6 +93,7 @@ def load_dataset(
     for column in (*drop, *([label] if label else [])):
         if column not in names:
             raise DataError(f"{source.name}: no column {column!r}; expected one of {', '.join(sorted(names))}")
+    source = source.as_numbers([name for name in source.schema.names if name != label and name not in drop])
     table = source.table()
     anomalous = None if label is None else _anomalous(table, label, normal, source.name)
     if source.is_images:
@@ -130,30 +132,29 @@ def _refuse_missing(numeric: NDArray[np.float32], names: list[str], source: str)
 
 def _anomalous(table: pa.Table, label: str, normal: str | None, source: str) -> NDArray[np.bool_]:
     values = table.column(label).to_pylist()
-    if normal is not None:
-        anomalous = [_text(value) != _text_of_argument(normal) for value in values]
-        if all(anomalous):
-            seen = ", ".join(sorted({_text(value) for value in values})[:10])
-            raise DataError(f"{source}: column {label!r} never holds {normal!r}; expected one of {seen}")
-        return np.array(anomalous)
     for row, value in enumerate(values):
-        if value not in (0, 1):
-            raise DataError(
-                f"{source}: column {label!r} holds {value!r} in row {row}; expected 0 (normal) or 1 (anomaly), "
-                "or --normal VALUE"
-            )
-    return np.array(values, dtype=bool)
+        if value is None or value != value or (normal is None and value not in (0, 1)):
+            expected = "0 (normal) or 1 (anomaly), or --normal VALUE" if normal is None else "a label"
+            raise DataError(f"{source}: column {label!r} holds {value!r} in row {row}; expected {expected}")
+    if normal is None:
+        return np.array(values, dtype=bool)
+    anomalous = np.array([not _is(value, normal) for value in values])
+    if anomalous.all():
+        seen = ", ".join(sorted(map(str, set(values)))[:10])
+        raise DataError(f"{source}: column {label!r} never holds {normal!r}; expected one of {seen}")
+    return anomalous
 
 
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
-
-
-def _text_of_argument(value: str) -> str:
-    try:
-        return f"{float(value):g}"
-    except ValueError:
-        return value
+def _is(value: object, text: str) -> bool:
+    """Tell whether a label is what was typed: text to the letter, numbers by value, truth in any case."""
+    if isinstance(value, bool):
+        return str(value).lower() == text.lower()
+    if isinstance(value, int | float | Decimal):
+        try:
+            return Decimal(str(value)) == Decimal(text)
+        except InvalidOperation:
+            return False
+    return str(value) == text
 
 
 def split(dataset: Dataset, config: DataConfig, *, seed: int) -> Split:

@@ -10,10 +10,10 @@ test.npz               held-out rows with their labels, raw, for parity and eval
 
 import io
 import json
+import os
 import platform
-import shutil
-import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vaeserve.atomic import write_folder
 from vaeserve.errors import RunError
 from vaeserve.signature import Signature
 from vaeserve_training.config import ModelConfig, TrainConfig
@@ -79,11 +80,11 @@ class Run:
 
     def vae(self) -> VAE:
         """Return the trained model; raises RunError if its weights can't be read."""
-        vae = VAE.build(self.record.signature, ModelConfig.model_validate(self.record.config["model"]))
         weights = self.path / "weights.safetensors"
         try:
+            vae = VAE.build(self.record.signature, ModelConfig.model_validate(self.record.config.get("model")))
             vae.load_state_dict(safetensors.torch.load_file(weights))
-        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        except (OSError, RuntimeError, ValidationError, safetensors.SafetensorError) as error:
             raise RunError(f"{weights}: not this run's weights: {str(error).splitlines()[0]}") from None
         return vae.eval()
 
@@ -104,7 +105,7 @@ class Run:
         try:
             with (self.path / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 inputs = dict(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise RunError(f"{self.path / name}: not this run's held-out rows: {error}") from None
         anomalous = inputs.pop(LABEL, None)
         return Dataset(self.record.data, self.record.signature, inputs, anomalous)
@@ -115,7 +116,7 @@ def write_run(path: Path, trained: Trained, dataset: Dataset, split: Split, conf
 
     Raises RunError if `path` exists or can't be written.
     """
-    refuse_existing(path)
+    refuse_target(path)
     settings = config.model_dump(mode="json")
     # What was chosen is said, so that the weights fit however the defaults may change.
     settings["model"]["latent_dim"] = trained.vae.latent_dim
@@ -141,24 +142,22 @@ def write_run(path: Path, trained: Trained, dataset: Dataset, split: Split, conf
         "test.npz": _npz(split.test),
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        try:
-            partial.chmod(0o755)
-            for name, content in files.items():
-                (partial / name).write_bytes(content)
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        write_folder(path, files)
     except OSError as error:
         raise RunError(f"{path}: {error.strerror}; nothing was written") from None
     return Run(path, record)
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise RunError if there is something at `path`; before the training is better than after it."""
-    if path.exists():
-        raise RunError(f"{path}: exists already; choose another --out, or remove it")
+def refuse_target(path: Path) -> None:
+    """Raise RunError if a run can't be written at `path`; before the training is better than after it."""
+    try:
+        if path.exists():
+            raise RunError(f"{path}: exists already; choose another --out, or remove it")
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}; choose another --out") from None
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise RunError(f"{path}: {above} can't be written in; choose another --out")
 
 
 def library_versions() -> dict[str, str]:

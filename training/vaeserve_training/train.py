@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from vaeserve.errors import ConfigError, DataError
 from vaeserve_training.config import OptimizerConfig, TrainConfig
 from vaeserve_training.data import Dataset, Split
 from vaeserve_training.features import Inputs
+from vaeserve_training.likelihoods import Bernoulli
 from vaeserve_training.objective import bounds
 from vaeserve_training.vae import VAE
 
@@ -61,6 +63,8 @@ def train(
     optimizer_config = config.optimizer
     torch.manual_seed(seed)
     vae = VAE.build(split.train.signature, config.model)
+    if isinstance(vae.likelihood, Bernoulli):
+        _refuse_outside_unit_range(split.train)
     vae.fit_features(_tensors(split.train, torch.device("cpu")))
     torch_device = pick_device(device)
     vae.to(torch_device)
@@ -122,6 +126,21 @@ def train(
     assert best is not None  # noqa: S101 - the last step is always evaluated
     vae.load_state_dict(best_state)
     return Trained(vae.cpu().eval(), evaluations, best)
+
+
+def _refuse_outside_unit_range(dataset: Dataset) -> None:
+    """Raise DataError, naming the column, for a table that holds what Bernoulli has no density for."""
+    numeric = dataset.inputs.get("numeric")
+    if numeric is None:  # pixels are intensities in [0, 1]
+        return
+    outside = (numeric < 0) | (numeric > 1)
+    if outside.any():
+        column = int(np.flatnonzero(outside.any(axis=0))[0])
+        value = numeric[outside[:, column], column][0]
+        raise DataError(
+            f"{dataset.name}: column {dataset.signature.features[column]!r} holds {value:g}; "
+            "model.likelihood = bernoulli expects values from 0 to 1"
+        )
 
 
 def pick_device(name: str) -> torch.device:
