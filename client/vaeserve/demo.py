@@ -76,7 +76,7 @@ def _show(client: Client, name: str, test: Dataset, out: Path, console: Console)
 
 
 def _most_anomalous(rows: NDArray[np.intp], scores: Scores, anomalous: NDArray[np.bool_]) -> Table:
-    table = Table("row", "label", "ELBO", "p-value", "top features, by how many nats worse than usual", box=None)
+    table = Table("row", "label", "ELBO", "p-value", "top features, nats worse than usual", box=None)
     for row in rows:
         features = ", ".join(f"{a.feature} +{a.excess:.0f}" for a in scores.attributions[row][:TOP_ROWS])
         label = "anomalous" if anomalous[row] else "normal"

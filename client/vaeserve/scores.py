@@ -189,7 +189,7 @@ def interpret(
     version: str,
     features: tuple[str, ...],
 ) -> Scores:
-    """Return what a scorer's `outputs` mean.
+    """Return what a scorer's `outputs` mean; `feature_log_likelihood` need be there only for top features.
 
     Raises InvalidInputError for a false-positive rate that the calibration can't support.
     """
@@ -209,19 +209,19 @@ def interpret(
         p_value=p_value,
         anomalous=p_value <= rate,
         status=status,
-        attributions=_attributions(outputs["feature_log_likelihood"], calibration, options.top_features, features),
+        attributions=_attributions(outputs, calibration, options.top_features, features)
+        if options.top_features
+        else (),
     )
 
 
 def _attributions(
-    feature_log_likelihood: NDArray[np.float32],
+    outputs: dict[str, NDArray[Any]],
     calibration: Calibration,
     count: int,
     features: tuple[str, ...],
 ) -> tuple[tuple[Attribution, ...], ...]:
-    if count == 0:
-        return ()
-    excess = -feature_log_likelihood - calibration.baseline  # (rows, features)
+    excess = -outputs["feature_log_likelihood"] - calibration.baseline  # (rows, features)
     top = np.argsort(-excess, axis=1, kind="stable")[:, :count]  # (rows, count), NaN last
     values = np.take_along_axis(excess, top, axis=1)
     return tuple(

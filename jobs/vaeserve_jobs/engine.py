@@ -54,7 +54,7 @@ class LocalEngine:
         bundle = self._bundle
         noise = draw_noise(bundle.noise, options, default=bundle.manifest.num_samples)
         return interpret(
-            self._runtime.score(inputs, noise),
+            self._runtime.score(inputs, noise, by_feature=options.top_features > 0),
             bundle.calibration,
             options,
             model=bundle.manifest.name,

@@ -19,11 +19,12 @@ LARGEST_LATENT = 1e3
 
 
 class Operation(NamedTuple):
-    """What requests must share to be joined. `samples` and `seed` say which noise, where there is any."""
+    """What requests must share to be joined: for scores, their noise and whether they need the features' terms."""
 
     name: Literal["encode", "decode", "reconstruct", "score"]
     samples: int = 0
     seed: int | None = None
+    by_feature: bool = False
 
 
 class Model:
@@ -97,7 +98,8 @@ class Model:
         # Refuse what can't be answered before it is computed.
         self.calibration.rate(options)
         samples = len(draw_noise(self._noise, options, default=self.manifest.num_samples))
-        outputs = await self._submit(Operation("score", samples, options.seed), self._signature.check(inputs))
+        operation = Operation("score", samples, options.seed, by_feature=options.top_features > 0)
+        outputs = await self._submit(operation, self._signature.check(inputs))
         return interpret(
             outputs,
             self.calibration,
@@ -126,4 +128,5 @@ class Model:
                 return self._runtime.decode(inputs["z"])
             case "score":
                 options = ScoreOptions(num_samples=operation.samples, seed=operation.seed)
-                return self._runtime.score(inputs, draw_noise(self._noise, options, default=operation.samples))
+                noise = draw_noise(self._noise, options, default=operation.samples)
+                return self._runtime.score(inputs, noise, by_feature=operation.by_feature)

@@ -5,7 +5,7 @@ runners, each with a call of its own; a session may be run by several threads at
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 # ONNX Runtime's Linux wheels report usage unless told otherwise before they are imported.
@@ -30,6 +30,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TOLERANCE = 1e-4
 # Rows x samples of one call: enough to fill the caches, and no more memory for a large input than for a small one.
 CHUNK = 4096
+# The scorer's outputs that are one number a row; the others are only worth copying for who asks.
+_BY_ROW = ("elbo", "log_likelihood", "kl", "iwae", "status")
 
 
 class Graph:
@@ -59,24 +61,32 @@ class Graph:
         self.name = name
         self.outputs = [output.name for output in self._session.get_outputs()]
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Return the outputs for one call's inputs, by name."""
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
+        """Return the named outputs for one call's inputs."""
         try:
-            return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+            return dict(zip(outputs, self._session.run(outputs, dict(feeds)), strict=True))
         except Exception as error:
             raise InternalError(f"{self.name}: {first_line(error)}") from error
 
-    def run_rows(self, rows: Mapping[str, NDArray[Any]], *, chunk: int, **fixed: NDArray[Any]) -> Arrays:
-        """Return the outputs for any number of rows, at most `chunk` of them to a call."""
+    def run_rows(
+        self,
+        rows: Mapping[str, NDArray[Any]],
+        *,
+        chunk: int,
+        outputs: Sequence[str] | None = None,
+        **fixed: NDArray[Any],
+    ) -> Arrays:
+        """Return the named outputs, or all, for any number of rows, at most `chunk` of them to a call."""
+        outputs = outputs or self.outputs
         count = len(next(iter(rows.values())))
         # No rows make one call too, for the outputs' shapes.
         calls = [
-            self.run({name: array[start : start + chunk] for name, array in rows.items()} | fixed)
+            self.run({name: array[start : start + chunk] for name, array in rows.items()} | fixed, outputs)
             for start in range(0, max(count, 1), chunk)
         ]
         if len(calls) == 1:
             return calls[0]
-        return {name: np.concatenate([call[name] for call in calls]) for name in self.outputs}
+        return {name: np.concatenate([call[name] for call in calls]) for name in outputs}
 
 
 class Runtime:
@@ -113,9 +123,10 @@ class Runtime:
         posterior = self.encode(inputs)
         return self.decode(posterior["mean"]) | {"status": posterior["status"]}
 
-    def score(self, inputs: Arrays, noise: NDArray[np.float32]) -> Arrays:
-        """Return the scorer's outputs, for `noise` [samples, latent]."""
-        return self._scorer.run_rows(inputs, chunk=max(1, CHUNK // len(noise)), noise=noise)
+    def score(self, inputs: Arrays, noise: NDArray[np.float32], *, by_feature: bool = True) -> Arrays:
+        """Return the scorer's outputs, for `noise` [samples, latent], with the features' terms or without."""
+        outputs = self._scorer.outputs if by_feature else _BY_ROW
+        return self._scorer.run_rows(inputs, chunk=max(1, CHUNK // len(noise)), outputs=outputs, noise=noise)
 
     def check(self, golden: Arrays, noise: NDArray[np.float32]) -> None:
         """Compute the golden rows.

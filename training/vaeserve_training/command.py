@@ -40,12 +40,13 @@ def train(
     parts = split(dataset, settings.data, seed=seed)
     _say_data(dataset, console)
     with progress_bar(console, "steps, held-out ELBO {task.fields[elbo]} nats") as progress:
-        task = progress.add_task("training", total=settings.optimizer.max_steps, elbo="")
+        task = progress.add_task("training", total=settings.optimizer.max_steps, elbo="...")
 
         def show(evaluation: Evaluation) -> None:
             progress.update(task, completed=evaluation.step, elbo=f"{evaluation.elbo:.2f}")
 
         trained = train_vae(parts, settings, seed=seed, device=device, on_evaluation=show)
+        progress.update(task, total=trained.evaluations[-1].step)  # it may have stopped early
     run = write_run(out, trained, dataset=dataset, split=parts, config=settings, seed=seed)
     if as_json:
         print(json.dumps({"run": str(out), **run.record.test}))
