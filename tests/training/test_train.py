@@ -1,5 +1,7 @@
 """The training loop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,17 @@ def test_training_stops_when_the_held_out_bound_no_longer_rises(parts: Split) ->
     trained = train(parts, settings, seed=0, on_evaluation=seen.append)
     assert seen == trained.evaluations
     assert trained.evaluations[-1].step == trained.best.step + 30
+
+
+def test_the_best_weights_are_kept_and_not_the_last(parts: Split) -> None:
+    """After training that overfits a few rows, the model is what it was at its best evaluation."""
+    few = replace(parts, train=parts.train[slice(20)])
+    settings = config(max_steps=100_000, evaluate_every=20, patience=30, learning_rate=0.01)
+    trained = train(few, settings, seed=0)
+    last = trained.evaluations[-1].elbo
+    assert last < trained.best.elbo - 1
+    measured = evaluate(trained.vae, parts.validation)["elbo"]
+    assert abs(measured - trained.best.elbo) < abs(measured - last)
 
 
 def test_a_loss_that_is_no_number_stops_with_the_step(parts: Split) -> None:
