@@ -68,7 +68,7 @@ class Parity(_Part):
 
 
 class Provenance(_Part):
-    """Where the model came from: its training configuration, its data and the versions of what made it."""
+    """Where the model came from: its training configuration, its data and the versions of what trained it."""
 
     config: dict[str, Any]
     data: str
@@ -97,6 +97,7 @@ class Manifest(_Part):
     calibration: CalibrationSummary
     feature_baseline: tuple[Finite, ...]
     training: Provenance
+    exported_with: dict[str, str]
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -255,14 +256,19 @@ def write(target: Path, files: Mapping[str, bytes], manifest: Manifest) -> Bundl
 
     Raises OperatorError if `target` exists, for a version never changes, or can't be written.
     """
-    if target.exists():
-        raise OperatorError(f"{target}: exists already, and a version never changes; choose another --version")
+    refuse_existing(target)
     try:
         # The manifest last: a folder without one is no bundle.
         write_folder(target, {**files, _MANIFEST: manifest.model_dump_json(indent=2).encode()})
     except OSError as error:
         raise OperatorError(f"{target}: {error.strerror}; nothing was written") from None
     return Bundle.open(target)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise OperatorError if there is something at `target`."""
+    if target.exists():
+        raise OperatorError(f"{target}: exists already, and a version never changes; choose another --version")
 
 
 def entries(files: Mapping[str, bytes]) -> dict[str, FileEntry]:

@@ -40,9 +40,9 @@ _Invoke = Callable[[Any, Any, float], Awaitable[Any]]
 class _Surface:
     """What both clients do, written once.
 
-    Every method but those of its options takes a `timeout` in seconds for each call it makes, None for the client's
-    own. Raises InvalidInputError, NotFoundError or OutOfRangeError for the caller's faults, and for the service's
-    OverloadedError, UnavailableError, DeadlineError or InternalError.
+    Every method takes `timeout`, the seconds that each of its calls may take; None is the client's own. It raises
+    InvalidInputError, NotFoundError or OutOfRangeError for the caller's faults, and for the service's OverloadedError,
+    UnavailableError, DeadlineError or InternalError.
     """
 
     def __init__(self, channel: Any, invoke: _Invoke, *, target: str, timeout: float) -> None:

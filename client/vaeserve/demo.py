@@ -18,7 +18,7 @@ from vaeserve.errors import InternalError
 from vaeserve.local import serve_locally
 from vaeserve_training.data import Dataset
 from vaeserve_training.evaluate import detection
-from vaeserve_training.pictures import attribution_bars, image_grid, score_histogram
+from vaeserve_training.pictures import SHOWN, attribution_bars, image_grid, score_histogram
 from vaeserve_training.run import Run
 
 DATA = {
@@ -112,7 +112,7 @@ def _pictures(
         threshold=threshold,
         title=f"{name}: scores of held-out rows",
     )
-    worst = np.argsort(-scores.score)[:10]
+    worst = np.argsort(-scores.score)[:SHOWN]
     if rows.ndim == 4:
         images = client.reconstruct(name, rows[worst]).outputs["image"]
         title = f"{name}: the most anomalous rows"

@@ -23,7 +23,8 @@ def show(bundle: Bundle, console: Console) -> None:
         "parity": f"{max(manifest.parity.errors.values()):.1e} at most, on {manifest.parity.rows} held-out rows",
         "trained on": f"{manifest.training.train_rows} rows of {manifest.training.data}",
         "held-out": ", ".join(f"{name} {value:.4g}" for name, value in manifest.training.held_out.items()),
-        "made with": ", ".join(f"{name} {version}" for name, version in manifest.training.versions.items()),
+        "trained with": _versions(manifest.training.versions),
+        "exported with": _versions(manifest.exported_with),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, fact in facts.items():
@@ -31,3 +32,7 @@ def show(bundle: Bundle, console: Console) -> None:
     for name, entry in manifest.files.items():
         table.add_row(name, f"{entry.bytes} bytes, sha256 {entry.sha256[:16]}...")
     console.print(table)
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -165,19 +165,23 @@ def rows_needed(false_positive_rate: float) -> int:
     return max(1, int(np.ceil(round(1 / false_positive_rate, 9))) - 1)
 
 
-def draw_noise(points: NDArray[np.float32], options: ScoreOptions, *, default: int) -> NDArray[np.float32]:
-    """Return the noise `[num_samples, latent]` that `options` ask for, of the bundle's `points` or of their seed.
+def count_samples(points: NDArray[np.float32], options: ScoreOptions, *, default: int) -> int:
+    """Return how many noise points `options` ask for.
 
-    Raises OutOfRangeError for more than the bundle has points.
+    Raises OutOfRangeError for more than the bundle has `points` [points, latent].
     """
     count = options.num_samples or default
-    available, latent = points.shape
-    if count > available:
-        raise OutOfRangeError(f"num_samples: {count}; the model has {available} noise points")
-    if options.seed is None:
+    if count > len(points):
+        raise OutOfRangeError(f"num_samples: {count}; the model has {len(points)} noise points")
+    return count
+
+
+def draw_noise(points: NDArray[np.float32], count: int, *, seed: int | None) -> NDArray[np.float32]:
+    """Return standard-normal noise [count, latent]: the bundle's first `points`, or with a `seed` Philox's."""
+    if seed is None:
         return points[:count]
-    generator = np.random.Generator(np.random.Philox(options.seed))
-    return generator.standard_normal((count, latent), dtype=np.float32)
+    generator = np.random.Generator(np.random.Philox(seed))
+    return generator.standard_normal((count, points.shape[1]), dtype=np.float32)
 
 
 def interpret(

@@ -106,7 +106,7 @@ class Signature:
         """
         names = [spec.name for spec in self.inputs]
         if isinstance(rows, Mapping) and set(rows) == set(names):
-            return self.check({name: np.asarray(rows[name]) for name in names})
+            return self.check({name: array_of(rows[name]) for name in names})
         if isinstance(rows, Mapping):
             return self.check({"numeric": self._from_columns(rows)})
         if isinstance(rows, np.ndarray | list | tuple):
@@ -150,16 +150,22 @@ class Signature:
 
 def array_of(rows: ArrayLike) -> NDArray[Any]:
     """Return `rows` as an array, in single precision at most; raises InvalidInputError if they are none."""
-    if isinstance(rows, np.ma.MaskedArray):
-        if rows.dtype.kind != "f":
-            raise InvalidInputError(f"rows: a masked array of {rows.dtype}; expected floats, where masked is missing")
-        rows = rows.filled(np.nan)
     try:
-        array = np.asarray(rows)
+        array = np.asarray(_unmasked(rows))
     except (ValueError, OverflowError) as error:
         raise InvalidInputError(f"rows: {error}; expected an array of numbers") from None
     # No model takes more than single precision, nor has the wire words for every width.
     return array if array.dtype.kind not in "fiu" or array.dtype in _AS_THEY_ARE else _single(array)
+
+
+def _unmasked(values: ArrayLike) -> ArrayLike:
+    """Return `values` with NaN, which means missing, for what a masked array hides."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    if values.dtype.kind != "f":
+        raise InvalidInputError(f"rows: a masked array of {values.dtype}; expected floats, where masked is missing")
+    filled: NDArray[Any] = values.filled(np.nan)
+    return filled
 
 
 def _single(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -215,7 +221,7 @@ def _eager(table: object) -> Any:
 
 def _number_column(name: str, values: ArrayLike) -> NDArray[np.float32]:
     """Return a column as numbers, with NaN for None."""
-    array = np.asarray(values)
+    array = np.asarray(_unmasked(values))
     if array.ndim != 1:
         raise InvalidInputError(f"rows: column {name!r} has shape {list(array.shape)}; expected one value a row")
     if array.dtype.kind == "O" and not any(isinstance(value, str) for value in array):

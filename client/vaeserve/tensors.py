@@ -1,5 +1,6 @@
 """NumPy arrays to and from the wire's `Tensor`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def from_tensor(tensor: pb.Tensor, where: str = "tensor") -> NDArray[Any]:
     shape = tuple(tensor.shape)
     if not shape or min(shape) < 0:
         raise InvalidInputError(f"{where}: shape {list(shape)}; expected one dimension or more, none negative")
-    count = _product(shape)
+    count = math.prod(shape)  # Python's integers, for a hostile shape overflows NumPy's
     if tensor.dtype == pb.STRING:
         if len(tensor.strings) != count or tensor.data:
             raise InvalidInputError(
@@ -95,14 +96,6 @@ def _shaped(flat: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[A
         raise InvalidInputError(
             f"{where}: shape {list(shape)[:8]} of {len(shape)} dimensions; expected a smaller"
         ) from None
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    # Python's integers, for a hostile shape overflows NumPy's.
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _name(dtype: int) -> str:

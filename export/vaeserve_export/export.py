@@ -21,6 +21,7 @@ from vaeserve.bundle import (
     Parity,
     Provenance,
     entries,
+    refuse_existing,
     versions,
     write,
 )
@@ -29,9 +30,9 @@ from vaeserve.scores import LEAST_RATE, Bound, rows_needed
 from vaeserve_export.graphs import OPSET, trace
 from vaeserve_export.noise import sobol_normal
 from vaeserve_export.reference import Arrays, Reference
-from vaeserve_service import runtime
 from vaeserve_service.runtime import TOLERANCE, Runtime, output_error
-from vaeserve_training.run import Run, library_versions
+from vaeserve_service.runtime import VERSION as ONNXRUNTIME_VERSION
+from vaeserve_training.run import Record, Run, library_versions
 from vaeserve_training.vae import VAE
 
 NUM_SAMPLES = 8
@@ -54,68 +55,78 @@ def export(
     """Write `repository/name/version`, by default the next version; return the bundle.
 
     Raises RefusedError, writing nothing, if ONNX Runtime's outputs lie further than `TOLERANCE` from PyTorch's, or if
-    a graph has an operator that isn't allowed; ConfigError for a name or rate that can't be.
+    a graph has an operator that isn't allowed; ConfigError for a name or rate that can't be; OperatorError for a
+    version that exists.
     """
     target = _target(repository, name, version)
+    calibration_rows, held_out = run.calibration(), run.test()[slice(PARITY_ROWS)].inputs
+    rate = _rate(false_positive_rate, rows=len(calibration_rows))
     vae = run.vae()
-    calibration_rows, held_out = run.calibration().inputs, run.test()[slice(PARITY_ROWS)].inputs
-    noise = sobol_normal(vae.latent_dim, seed=run.record.seed)
+    points = sobol_normal(vae.latent_dim, seed=run.record.seed)
+    noise = points[:NUM_SAMPLES]
 
     say("tracing the graphs")
-    graphs = {
-        graph: model.SerializeToString()
-        for graph, model in trace(vae, _tensors(_some(held_out)), torch.tensor(noise[:2])).items()
-    }
-    ran = Runtime(graphs)
-    reference = Reference(vae)
+    traced = trace(vae, _tensors(_some(held_out)), torch.tensor(points[:2]))
+    graphs = {graph: model.SerializeToString() for graph, model in traced.items()}
+    runtime, reference = Runtime(graphs), Reference(vae)
     say("measuring parity with PyTorch")
-    parity = _parity(ran, reference, held_out, noise[:NUM_SAMPLES])
+    parity = _parity(runtime, reference, held_out, noise)
+    golden = _golden(vae, reference, noise, seed=run.record.seed)
+    _check_golden(runtime, golden, noise)
     say("calibrating")
-    calibrated = ran.score(calibration_rows, noise[:NUM_SAMPLES])
-    scores = np.sort(np.stack([-calibrated[bound.value] for bound in Bound]), axis=1)
-    golden = _golden(vae, reference, noise[:NUM_SAMPLES], seed=run.record.seed)
-    try:
-        ran.check(golden, noise[:NUM_SAMPLES])
-    except BundleError as error:
-        raise RefusedError(str(error)) from None
+    calibrated = runtime.score(calibration_rows.inputs, noise)
+    scores = np.sort(np.stack([-calibrated[bound.value] for bound in Bound]), axis=1)  # (bounds, rows)
+    baseline = -calibrated["feature_log_likelihood"].mean(0, dtype=np.float64)  # (features,)
+
+    say("writing the bundle")
     files = {f"{graph}.onnx": content for graph, content in graphs.items()} | {
-        "noise.npy": _npy(noise),
+        "noise.npy": _npy(points),
         "calibration.npy": _npy(scores),
         "golden.npz": _npz(golden),
     }
-    say("writing the bundle")
-    record = run.record
-    return write(
-        target,
-        files,
-        Manifest(
-            format_version=FORMAT_VERSION,
-            name=name,
-            created=datetime.now(UTC),
-            signature=record.signature,
-            latent_dim=vae.latent_dim,
-            likelihood=vae.likelihood.name,
-            density=vae.density,
-            prior="standard_normal",
-            num_samples=NUM_SAMPLES,
-            false_positive_rate=_rate(false_positive_rate, rows=scores.shape[1]),
-            opset=OPSET,
-            files=entries(files),
-            parity=parity,
-            calibration=CalibrationSummary(
-                rows=scores.shape[1],
-                quantiles={f"{q:g}": float(np.quantile(scores[0], q)) for q in QUANTILES},
-            ),
-            feature_baseline=tuple((-calibrated["feature_log_likelihood"].mean(0, dtype=np.float64)).tolist()),
-            training=Provenance(
-                config=record.config | {"seed": record.seed},
-                data=record.data,
-                data_sha256=record.data_sha256,
-                train_rows=record.rows["train"],
-                held_out=record.test,
-                versions=record.versions | _versions(),
-            ),
-        ),
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        created=datetime.now(UTC),
+        signature=run.record.signature,
+        latent_dim=vae.latent_dim,
+        likelihood=vae.likelihood.name,
+        density=vae.density,
+        prior="standard_normal",
+        num_samples=NUM_SAMPLES,
+        false_positive_rate=rate,
+        opset=OPSET,
+        files=entries(files),
+        parity=parity,
+        calibration=_summary(scores[0]),
+        feature_baseline=tuple(baseline.tolist()),
+        training=_provenance(run.record),
+        exported_with=_versions(),
+    )
+    return write(target, files, manifest)
+
+
+def _check_golden(runtime: Runtime, golden: Arrays, noise: NDArray[np.float32]) -> None:
+    """Raise RefusedError for golden rows that every later load would refuse."""
+    try:
+        runtime.check(golden, noise)
+    except BundleError as error:
+        raise RefusedError(str(error)) from None
+
+
+def _summary(scores: NDArray[np.float32]) -> CalibrationSummary:
+    quantiles = {f"{q:g}": float(np.quantile(scores, q)) for q in QUANTILES}
+    return CalibrationSummary(rows=len(scores), quantiles=quantiles)
+
+
+def _provenance(record: Record) -> Provenance:
+    return Provenance(
+        config=record.config | {"seed": record.seed},
+        data=record.data,
+        data_sha256=record.data_sha256,
+        train_rows=record.rows["train"],
+        held_out=record.test,
+        versions=record.versions,
     )
 
 
@@ -126,7 +137,9 @@ def _target(repository: Path, name: str, version: int | None) -> Path:
         version = max(versions(repository, name), default=0) + 1
     if not VERSION.fullmatch(str(version)):
         raise ConfigError(f"--version {version}: expected a whole number from 1")
-    return repository / name / str(version)
+    target = repository / name / str(version)
+    refuse_existing(target)
+    return target
 
 
 def _rate(asked: float | None, *, rows: int) -> float:
@@ -143,13 +156,13 @@ def _rate(asked: float | None, *, rows: int) -> float:
     return asked
 
 
-def _parity(ran: Runtime, reference: Reference, inputs: Arrays, noise: NDArray[np.float32]) -> Parity:
+def _parity(runtime: Runtime, reference: Reference, inputs: Arrays, noise: NDArray[np.float32]) -> Parity:
     """Compare every output of every graph on held-out rows; raises RefusedError beyond the tolerance."""
-    posterior = ran.encode(inputs)
+    posterior = runtime.encode(inputs)
     pairs = {
         "encoder": (posterior, reference.encode(inputs)),
-        "decoder": (ran.decode(posterior["mean"]), reference.decode(posterior["mean"])),
-        "scorer": (ran.score(inputs, noise), reference.score(inputs, noise)),
+        "decoder": (runtime.decode(posterior["mean"]), reference.decode(posterior["mean"])),
+        "scorer": (runtime.score(inputs, noise), reference.score(inputs, noise)),
     }
     rows = len(posterior["mean"])
     errors = {}
@@ -196,7 +209,7 @@ def _versions() -> dict[str, str]:
     return library_versions() | {
         "onnx": version_of("onnx"),
         "onnxscript": version_of("onnxscript"),
-        "onnxruntime": runtime.VERSION,
+        "onnxruntime": ONNXRUNTIME_VERSION,
     }
 
 

@@ -46,7 +46,8 @@ class Decoder(nn.Module):
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
-        self.outputs = tuple(self._named(torch.zeros(1, vae.latent_dim)))
+        weight = next(vae.decoder.parameters())
+        self.outputs = tuple(self._named(weight.new_zeros(1, vae.latent_dim)))
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs that `outputs` names, one row for each of `z` [rows, latent]."""

@@ -21,9 +21,7 @@ class Reference:
     def __init__(self, vae: VAE) -> None:
         # A copy, for `double` changes a module in place.
         vae = copy.deepcopy(vae).double().eval()
-        self._encoder, self._scorer = Encoder(vae), Scorer(vae)
-        self._decoder = Decoder(copy.deepcopy(vae).float())
-        self._decoder.vae.double()
+        self._encoder, self._decoder, self._scorer = Encoder(vae), Decoder(vae), Scorer(vae)
 
     def encode(self, inputs: Arrays) -> Arrays:
         """Return what the encoder graph should."""

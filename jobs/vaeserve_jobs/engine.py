@@ -1,6 +1,5 @@
 """What scores a batch of rows: the bundle in this process, or a running service."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 
 from vaeserve.bundle import Bundle
 from vaeserve.client import Client
-from vaeserve.scores import ScoreOptions, Scores, draw_noise, interpret
+from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret
 from vaeserve.signature import Signature
 from vaeserve_service.runtime import Runtime
 
@@ -52,7 +51,8 @@ class LocalEngine:
     def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
         """Return the scores of a batch."""
         bundle = self._bundle
-        noise = draw_noise(bundle.noise, options, default=bundle.manifest.num_samples)
+        count = count_samples(bundle.noise, options, default=bundle.manifest.num_samples)
+        noise = draw_noise(bundle.noise, count, seed=options.seed)
         return interpret(
             self._runtime.score(inputs, noise, by_feature=options.top_features > 0),
             bundle.calibration,
@@ -69,8 +69,9 @@ class LocalEngine:
 class ServerEngine:
     """Scores through a running service; a job stays with the version that it began with."""
 
-    def __init__(self, target: str, model: str, *, connect: Callable[[str], Client] = Client) -> None:
-        self._client = connect(target)
+    def __init__(self, target: str, model: str) -> None:
+        """Connect to `target` and look the model up; raises as `Client.model` does."""
+        self._client = Client(target)
         self._info = self._client.model(model)
 
     @property
@@ -82,7 +83,7 @@ class ServerEngine:
         """Return the scores of a batch."""
         return self._client.score(
             self._info.name,
-            inputs,
+            inputs[self.signature.inputs[0].name],  # an array: named columns would be looked up again
             version=self._info.version,
             num_samples=options.num_samples,
             bound=options.bound,

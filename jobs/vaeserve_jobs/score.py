@@ -59,6 +59,7 @@ def score_file(
     Written beside `out` and renamed: all of it or nothing. Raises DataError or InvalidInputError, naming the column,
     for rows that the model can't take, and ConfigError if `out` can't be written.
     """
+    source = source.as_numbers([column.name for column in engine.signature.columns])
     unknown = [name for name in keep if name not in source.schema.names]
     if unknown:
         raise DataError(
@@ -68,7 +69,6 @@ def score_file(
     if taken:
         raise ConfigError(f"--keep {taken[0]}: the output has a column of that name; expected another")
     schema = _schema(source, keep, options)
-    source = source.as_numbers([column.name for column in engine.signature.columns])
     summary = Summary()
     try:
         with new_file(out) as partial, pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeserve.bundle import Bundle
 from vaeserve.errors import InvalidInputError, OutOfRangeError
-from vaeserve.scores import ScoreOptions, Scores, draw_noise, interpret
+from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret
 from vaeserve_service.batcher import Batcher, Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.runtime import Arrays, Runtime
@@ -58,11 +58,6 @@ class Model:
             on_batch=on_batch,
         )
 
-    @classmethod
-    def load(cls, name: str, bundle: Bundle, **parts: Any) -> Self:
-        """Load a bundle: verify it, build its sessions, check its golden rows. Raises BundleError."""
-        return cls(name, bundle, Runtime.load(bundle, device=parts["config"].runtime.device), **parts)
-
     @property
     def waiting_rows(self) -> int:
         """How many rows wait for a runner."""
@@ -97,7 +92,7 @@ class Model:
         """Return how anomalous each row is."""
         # Refuse what can't be answered before it is computed.
         self.calibration.rate(options)
-        samples = len(draw_noise(self._noise, options, default=self.manifest.num_samples))
+        samples = count_samples(self._noise, options, default=self.manifest.num_samples)
         operation = Operation("score", samples, options.seed, by_feature=options.top_features > 0)
         outputs = await self._submit(operation, self._signature.check(inputs))
         return interpret(
@@ -127,6 +122,5 @@ class Model:
             case "decode":
                 return self._runtime.decode(inputs["z"])
             case "score":
-                options = ScoreOptions(num_samples=operation.samples, seed=operation.seed)
-                noise = draw_noise(self._noise, options, default=operation.samples)
+                noise = draw_noise(self._noise, operation.samples, seed=operation.seed)
                 return self._runtime.score(inputs, noise, by_feature=operation.by_feature)

@@ -10,6 +10,7 @@ from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.model import Model
+from vaeserve_service.runtime import Runtime
 
 
 class Repository:
@@ -29,9 +30,10 @@ class Repository:
             raise BundleError(f"{path}: no such folder; expected a repository: NAME/VERSION/manifest.json")
         loaded = {
             name: [
-                Model.load(
+                Model(
                     name,
                     bundle,
+                    Runtime.load(bundle, device=config.runtime.device),
                     config=config,
                     runners=runners,
                     on_batch=metrics.batch_observer(name, bundle.version),

@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaeserve.errors import InvalidInputError, OutOfRangeError
-from vaeserve.scores import Bound, Calibration, RowStatus, ScoreOptions, Scores, draw_noise, interpret, rows_needed
+from vaeserve.scores import (
+    Bound,
+    Calibration,
+    RowStatus,
+    ScoreOptions,
+    Scores,
+    count_samples,
+    draw_noise,
+    interpret,
+    rows_needed,
+)
 
 FINITE = st.floats(-1e6, 1e6, width=32)
 
@@ -130,14 +140,15 @@ def test_options_that_cannot_be_are_refused(options: dict[str, float], message: 
 def test_noise_is_the_bundles_or_the_seeds() -> None:
     """Without a seed noise is the bundle's first points; with one it is the seed's, the same each time."""
     points = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
-    assert draw_noise(points, ScoreOptions(), default=4).tolist() == points[:4].tolist()
-    seeded = ScoreOptions(seed=7, num_samples=5)
-    first, again = draw_noise(points, seeded, default=4), draw_noise(points, seeded, default=4)
+    assert draw_noise(points, 4, seed=None).tolist() == points[:4].tolist()
+    first, again = draw_noise(points, 5, seed=7), draw_noise(points, 5, seed=7)
     assert first.shape == (5, 3)
     assert first.tobytes() == again.tobytes()
-    assert first.tobytes() != draw_noise(points, ScoreOptions(seed=8, num_samples=5), default=4).tobytes()
+    assert first.tobytes() != draw_noise(points, 5, seed=8).tobytes()
+    assert count_samples(points, ScoreOptions(), default=4) == 4
+    assert count_samples(points, ScoreOptions(num_samples=16), default=4) == 16
     with pytest.raises(OutOfRangeError, match="num_samples: 17; the model has 16 noise points"):
-        draw_noise(points, ScoreOptions(num_samples=17), default=4)
+        count_samples(points, ScoreOptions(num_samples=17), default=4)
 
 
 def test_scores_are_picked_like_an_array() -> None:

@@ -123,6 +123,8 @@ def test_masked_values_are_missing() -> None:
     """What a masked array hides is missing, not the value beneath; integers can't say so and are refused."""
     masked = np.ma.array([[1.0, 2.0]], mask=[[True, False]])
     assert np.isnan(TABLE.inputs_from(masked)["numeric"]).tolist() == [[True, False]]
+    columns = {"age": np.ma.array([1.0], mask=[True]), "height": np.array([2.0])}
+    assert np.isnan(TABLE.inputs_from(columns)["numeric"]).tolist() == [[True, False]]
     with pytest.raises(InvalidInputError, match="a masked array of int64; expected floats"):
         TABLE.inputs_from(np.ma.array([[1, 2]], mask=[[True, False]]))
 

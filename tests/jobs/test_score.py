@@ -129,3 +129,13 @@ def test_text_where_numbers_are_needed_is_named(engine: LocalEngine, tmp_path: P
         InvalidInputError, match="column 'c6': string, 'tall' in the first row; the model takes numbers"
     ):
         score_file(open_source(str(tmp_path / "t.csv")), tmp_path / "o.parquet", engine=engine, options=OPTIONS)
+
+
+def test_a_kept_column_may_be_one_that_the_model_takes(engine: LocalEngine, tmp_path: Path) -> None:
+    """A CSV column that begins with whole numbers can be scored and carried through at once, fractions and all."""
+    lines = [",".join(f"c{i}" for i in range(7)), *["1,2,3,4,5,6,7"] * 100_000, "1,2,3,4.5,5,6,7"]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "o.parquet"
+    score_file(open_source(str(tmp_path / "t.csv")), out, engine=engine, options=OPTIONS, keep=["c3"])
+    kept = pq.read_table(out)["c3"].to_pylist()
+    assert (kept[0], kept[-1]) == (4, 4.5)

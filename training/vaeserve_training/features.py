@@ -3,10 +3,13 @@
 A part of the model, so that the export puts it in the graphs, and training and serving can't differ.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vaeserve.scores import RowStatus
 from vaeserve.signature import Signature
@@ -19,22 +22,22 @@ RELATIVE_RESOLUTION = 1e-6
 Inputs = Mapping[str, Tensor]
 
 
-class Features(nn.Module):
+class Features(nn.Module, ABC):
     """The map between raw inputs and scaled features `x`, finite and `[rows, features]`."""
 
     features: int
 
+    @abstractmethod
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the scaled features; a value that can't be scaled counts as the mean, and the status tells."""
-        raise NotImplementedError
 
+    @abstractmethod
     def status(self, inputs: Inputs) -> Tensor:
         """Return each row's `RowStatus`, int32 [rows]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, x: Tensor) -> dict[str, Tensor]:
         """Return scaled features in raw units, by input name."""
-        raise NotImplementedError
 
 
 class TableFeatures(Features):
@@ -57,12 +60,14 @@ class TableFeatures(Features):
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(constant, 1.0, scale))
 
-    def forward(self, inputs: Inputs) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, inputs: Inputs) -> Tensor:
         raw = inputs["numeric"].to(self.mean.dtype)
         raw = torch.where(torch.isfinite(raw), raw, self.mean)
         return ((raw - self.mean) / self.scale).clamp(-LARGEST, LARGEST)  # (rows, features)
 
-    def status(self, inputs: Inputs) -> Tensor:  # noqa: D102
+    @override
+    def status(self, inputs: Inputs) -> Tensor:
         raw = inputs["numeric"]
         missing = torch.isnan(raw).to(torch.float32).amax(1)  # (rows,)
         infinite = torch.isinf(raw).to(torch.float32).amax(1)
@@ -73,29 +78,33 @@ class TableFeatures(Features):
         )
         return status.to(torch.int32)
 
-    def inverse(self, x: Tensor) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def inverse(self, x: Tensor) -> dict[str, Tensor]:
         return {"numeric": x * self.scale + self.mean}
 
 
 class ImageFeatures(Features):
     """Pixels of 0 to 255 as intensities in [0, 1], flattened; shape is [channels, height, width]."""
 
+    white: Tensor
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = shape
-        self.features = int(torch.tensor(shape).prod())
+        self.features = math.prod(shape)
         # Carries the model's precision, which the integers that come in don't.
         self.register_buffer("white", torch.tensor(255.0))
 
-    white: Tensor
-
-    def forward(self, inputs: Inputs) -> Tensor:  # noqa: D102
+    @override
+    def forward(self, inputs: Inputs) -> Tensor:
         return inputs["image"].to(self.white.dtype).flatten(1) / self.white  # (rows, features)
 
-    def status(self, inputs: Inputs) -> Tensor:  # noqa: D102
+    @override
+    def status(self, inputs: Inputs) -> Tensor:
         return torch.zeros_like(inputs["image"][:, 0, 0, 0], dtype=torch.int32)
 
-    def inverse(self, x: Tensor) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def inverse(self, x: Tensor) -> dict[str, Tensor]:
         pixels = (x * self.white).round().clamp(0, 255).to(torch.uint8)
         return {"image": pixels.reshape(-1, *self.shape)}
 

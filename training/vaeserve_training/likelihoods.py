@@ -5,13 +5,14 @@ for the export traces them as they are.
 """
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """A distribution of the scaled features, independent given the decoder's `output` [..., features]."""
 
     name: str
@@ -53,19 +54,23 @@ class Gaussian(Likelihood):
         """The logarithm of the scale, [features], or [1] where the features share it."""
         return self.lowest + (self.highest - self.lowest) * torch.sigmoid(self.raw_scale)
 
-    def log_density(self, x: Tensor, output: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def log_density(self, x: Tensor, output: Tensor) -> Tensor:
         log_scale = self.log_scale
         standardized = (x - output) * torch.exp(-log_scale)
         return -0.5 * standardized * standardized - log_scale - 0.5 * math.log(2 * math.pi)
 
-    def mean(self, output: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def mean(self, output: Tensor) -> Tensor:
         return output
 
-    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:  # noqa: D102
+    @override
+    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, dtype=output.dtype)
         return output + torch.exp(self.log_scale) * noise
 
-    def parameters_of(self, output: Tensor) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def parameters_of(self, output: Tensor) -> dict[str, Tensor]:
         return {"loc": output, "scale": torch.exp(self.log_scale) + torch.zeros_like(output)}
 
 
@@ -79,17 +84,21 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     OUTSIDE = 1000.0
 
-    def log_density(self, x: Tensor, output: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def log_density(self, x: Tensor, output: Tensor) -> Tensor:
         inside = x.clamp(0, 1)
         return inside * output - softplus(output) - self.OUTSIDE * (x - inside).abs()
 
-    def mean(self, output: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def mean(self, output: Tensor) -> Tensor:
         return torch.sigmoid(output)
 
-    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:  # noqa: D102
+    @override
+    def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(torch.sigmoid(output), generator=generator)
 
-    def parameters_of(self, output: Tensor) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def parameters_of(self, output: Tensor) -> dict[str, Tensor]:
         return {"logits": output}
 
 

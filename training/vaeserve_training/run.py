@@ -27,7 +27,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vaeserve.atomic import write_folder
-from vaeserve.errors import RunError
+from vaeserve.errors import RunError, first_line
 from vaeserve.signature import Signature
 from vaeserve_training.config import ModelConfig, TrainConfig
 from vaeserve_training.data import Dataset, Split
@@ -85,7 +85,7 @@ class Run:
             vae = VAE.build(self.record.signature, ModelConfig.model_validate(self.record.config.get("model")))
             vae.load_state_dict(safetensors.torch.load_file(weights))
         except (OSError, RuntimeError, ValidationError, safetensors.SafetensorError) as error:
-            raise RunError(f"{weights}: not this run's weights: {str(error).splitlines()[0]}") from None
+            raise RunError(f"{weights}: not this run's weights: {first_line(error)}") from None
         return vae.eval()
 
     def calibration(self) -> Dataset:
@@ -111,7 +111,7 @@ class Run:
         return Dataset(self.record.data, self.record.signature, inputs, anomalous)
 
 
-def write_run(path: Path, trained: Trained, dataset: Dataset, split: Split, config: TrainConfig, *, seed: int) -> Run:
+def write_run(path: Path, trained: Trained, *, dataset: Dataset, split: Split, config: TrainConfig, seed: int) -> Run:
     """Write a run at `path`: beside it, then renamed; all of it or nothing.
 
     Raises RunError if `path` exists or can't be written.
