@@ -79,16 +79,24 @@ class Provenance(_Part):
 
 
 class Manifest(_Part):
-    """What `manifest.json` says. Densities, and so scores, are in nats of the values that `density` names."""
+    """What `manifest.json` says. Densities, and so scores, are in nats of the values that `density` names.
+
+    likelihoods: of a table's numbers, binary columns and categories, as far as it has them, or of the pixels.
+    exemplars: of how many training rows the prior holds the latent codes; 0 for the standard normal.
+    members: how many models' bounds the scorer averages; `best_member` of them, from 0, encodes and decodes.
+    """
 
     format_version: Literal[1]
     name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     created: datetime
     signature: Signature
     latent_dim: Annotated[int, Field(ge=1)]
-    likelihood: Literal["gaussian", "bernoulli"]
+    likelihoods: Annotated[tuple[str, ...], Field(min_length=1)]
     density: str
-    prior: Literal["standard_normal"]
+    prior: Literal["standard_normal", "exemplars"]
+    exemplars: Annotated[int, Field(ge=0)]
+    members: Annotated[int, Field(ge=1)]
+    best_member: Annotated[int, Field(ge=0)]
     num_samples: Annotated[int, Field(ge=1)]
     false_positive_rate: Annotated[float, Field(gt=0, lt=1)]
     opset: Annotated[int, Field(ge=1)]

@@ -27,7 +27,10 @@ app = typer.Typer(
 # What a person reads goes to stderr, so that stdout is left to what a program reads.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Data = Annotated[str, typer.Argument(help="A .csv, .parquet or .npz file, or breast-cancer or digits.")]
+Data = Annotated[str, typer.Argument(help="A file or folder of rows or images, or breast-cancer or digits.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Label = Annotated[str | None, typer.Option(help="The column of labels.")]
+Normal = Annotated[str | None, typer.Option(help="The label of normal rows; 0 if not given.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting.")]
@@ -73,13 +76,18 @@ def _options(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="The folder to write the run to.")],
+    preset: Annotated[str, typer.Option(help="textbook, fast, default or quality.")] = "default",
     config: ConfigFile = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads it, nobody writes it
-    label: Annotated[str | None, typer.Option(help="The column of labels.")] = None,
-    normal: Annotated[str | None, typer.Option(help="The label of normal rows; 0 if not given.")] = None,
+    label: Label = None,
+    normal: Normal = None,
     drop: Annotated[list[str], typer.Option(help="A column not to learn from.")] = [],  # noqa: B006
+    kind: Annotated[
+        list[str], typer.Option(metavar="COLUMN=KIND", help="What a column is: numeric, binary or categorical.")
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same machine: same bits.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed training stopped.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a variational autoencoder on a table or on images."""
@@ -88,21 +96,39 @@ def train(
     command.train(
         data,
         out,
+        preset=preset,
         config=config,
         overrides=overrides,
         label=label,
         normal=normal,
         drop=drop,
+        kinds=kind,
         seed=seed,
         device=device,
+        resume=resume,
         console=console,
         as_json=as_json,
     )
 
 
 @app.command()
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    label: Label = None,
+    normal: Normal = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Noise points for the IWAE estimate of log p(x).")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Measure a run on rows: its bounds, its latent dimensions and, where there are labels, how well it detects."""
+    with component("train"):
+        from vaeserve_training import command
+    command.evaluate(run, data, label=label, normal=normal, num_samples=num_samples, console=console, as_json=as_json)
+
+
+@app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: RunFolder,
     repository: Annotated[Path, typer.Option(help="The folder of bundles, NAME/VERSION/.")],
     name: Annotated[str, typer.Option(help="The model's name.")],
     version: Annotated[int | None, typer.Option(min=1, help="By default the next.")] = None,

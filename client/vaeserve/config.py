@@ -1,4 +1,4 @@
-"""Settings from a file, the environment and flags, in that order of strength.
+"""Settings from a preset, a file, the environment and flags, in that order of strength.
 
 A section is a group of settings: `[batching] max_rows` in a TOML file is `VAESERVE_BATCHING_MAX_ROWS` in the
 environment and `--set batching.max_rows=...` on the command line.
@@ -23,8 +23,8 @@ from vaeserve.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
 
-# Where `load` hands over the file's tables; no section can have this name.
-_FILE = "<file>"
+# Where `load` hands over what is below the environment; no section can have these names.
+_FILE, _DEFAULTS = "<file>", "<defaults>"
 
 
 class Section(BaseModel):
@@ -54,18 +54,24 @@ class Config(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         flags = init_settings()
-        file = flags.pop(_FILE, {})
-        return InitSettingsSource(settings_cls, flags), env_settings, InitSettingsSource(settings_cls, file)
+        below = [InitSettingsSource(settings_cls, flags.pop(name, {})) for name in (_FILE, _DEFAULTS)]
+        return InitSettingsSource(settings_cls, flags), env_settings, *below
 
 
-def load(kind: type[C], *, file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> C:
-    """Return settings of `kind` from a TOML file, the environment and `overrides`, each stronger than the last.
+def load(
+    kind: type[C],
+    *,
+    file: Path | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+) -> C:
+    """Return settings of `kind` from `defaults`, a TOML file, the environment and `overrides`, each above the last.
 
     Raises ConfigError, naming the setting, its value and what was expected.
     """
     tables: dict[str, Any] = read_toml(file) if file else {}
     try:
-        values: dict[str, Any] = {_FILE: tables, **(overrides or {})}
+        values: dict[str, Any] = {_FILE: tables, _DEFAULTS: defaults or {}, **(overrides or {})}
         return kind(**values)
     except ValidationError as error:
         raise ConfigError(_explain(kind, error, file, tables)) from None

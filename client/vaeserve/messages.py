@@ -3,21 +3,22 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeserve.errors import InvalidInputError, ServerError
 from vaeserve.scores import Attribution, Bound, ScoreOptions, Scores
-from vaeserve.signature import Column, Signature, TensorSpec
+from vaeserve.signature import Column, Kind, Signature, TensorSpec
 from vaeserve.tensors import from_tensor, from_tensors, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
 
 Arrays = Mapping[str, NDArray[Any]]
 
 BOUNDS = {Bound.ELBO: pb.ELBO, Bound.IWAE: pb.IWAE}
-INPUT_DTYPES = {"FLOAT32": pb.FLOAT32, "UINT8": pb.UINT8}
+INPUT_DTYPES = {"FLOAT32": pb.FLOAT32, "UINT8": pb.UINT8, "STRING": pb.STRING}
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +140,22 @@ def read_models(response: pb.ListModelsResponse) -> list[Served]:
 def read_model(response: pb.GetModelResponse) -> ModelInfo:
     """Return a response's model; raises ServerError if the server is of a kind that this client doesn't know."""
     dtypes = {enum: name for name, enum in INPUT_DTYPES.items()}
+    for tensor in response.inputs:
+        _refuse_unknown(response, f"input dtype {tensor.dtype}", tensor.dtype in dtypes, list(INPUT_DTYPES))
+    for column in response.columns:
+        _refuse_unknown(response, f"column kind {column.kind!r}", column.kind in KINDS, list(KINDS))
     try:
         signature = Signature(
             tuple(TensorSpec(i.name, dtypes[i.dtype], tuple(i.shape)) for i in response.inputs),  # type: ignore[arg-type]
-            tuple(Column(column.name, column.kind) for column in response.columns),  # type: ignore[arg-type]
+            tuple(Column(c.name, c.kind, tuple(c.categories), c.nullable) for c in response.columns),  # type: ignore[arg-type]
         )
-    except KeyError as error:
-        raise ServerError(
-            f"model {response.model.name!r}: input dtype {error}; this client knows {', '.join(INPUT_DTYPES)}: "
-            "upgrade vaeserve"
-        ) from None
+    except ValueError as error:
+        raise ServerError(f"model {response.model.name!r}: {error}: upgrade vaeserve, here or there") from None
     return ModelInfo(response.model.name, response.model.version, signature, json.loads(response.manifest))
+
+
+def _refuse_unknown(response: pb.GetModelResponse, what: str, is_known: bool, known: list[str]) -> None:
+    if not is_known:
+        raise ServerError(
+            f"model {response.model.name!r}: {what}; this client knows {', '.join(known)}: upgrade vaeserve"
+        )

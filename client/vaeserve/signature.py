@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -11,11 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaeserve.errors import InvalidInputError
 
-Kind = Literal["numeric"]
-DType = Literal["FLOAT32", "UINT8"]
+Kind = Literal["numeric", "binary", "categorical"]
+DType = Literal["FLOAT32", "UINT8", "STRING"]
+
+MISSING = ""  # as a category; among numbers it is NaN
 
 _AS_THEY_ARE = (np.float32, np.float16, np.int64, np.int32, np.uint8)
-_NUMPY: dict[DType, np.dtype[Any]] = {"FLOAT32": np.dtype(np.float32), "UINT8": np.dtype(np.uint8)}
+_NUMPY: dict[DType, np.dtype[Any]] = {
+    "FLOAT32": np.dtype(np.float32),
+    "UINT8": np.dtype(np.uint8),
+    "STRING": np.dtype(object),
+}
+# Strings have no fixed width; most categories are shorter than this, with what the wire adds.
+_STRING_BYTES = 32
 
 
 @runtime_checkable
@@ -32,7 +40,9 @@ class ArrowTable(Protocol):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-Rows = ArrayLike | Mapping[str, ArrayLike] | DataFrame | ArrowTable
+# Lists may hold None, which is missing.
+Values = ArrayLike | Sequence[Any]
+Rows = Values | Mapping[str, Values] | DataFrame | ArrowTable
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,25 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table."""
+    """A column of a table.
+
+    kind: numeric, binary (0 or 1), or categorical, which takes one of `categories`.
+    nullable: whether the model learned what it means that the value is missing.
+    """
 
     name: str
     kind: Kind
+    categories: tuple[str, ...] = ()
+    nullable: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.kind == "categorical") != bool(self.categories):
+            raise ValueError(
+                f"column {self.name!r}: {self.kind} with {len(self.categories)} categories; expected some for "
+                "categorical, and none for others"
+            )
+        if len(set(self.categories)) < len(self.categories) or MISSING in self.categories:
+            raise ValueError(f"column {self.name!r}: categories {self.categories}; expected each once, and none empty")
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,7 @@ class Signature:
     def __post_init__(self) -> None:
         shapes = [spec.shape for spec in self.inputs]
         if self.columns:
-            agrees = shapes == [(-1, len(self.columns))]
+            agrees = self.inputs == _inputs_of(self.columns)
         else:
             agrees = [len(shape) for shape in shapes] == [4] and min(shapes[0][1:]) > 0
         if not agrees:
@@ -71,12 +96,14 @@ class Signature:
             )
 
     @classmethod
-    def table(cls, names: list[str]) -> Self:
+    def table(cls, columns: Sequence[Column]) -> Self:
+        """Return the signature of a table: `numeric` takes its numeric and binary columns, `categorical` the others."""
+        return cls(_inputs_of(columns), tuple(columns))
+
+    @classmethod
+    def numbers(cls, names: Sequence[str]) -> Self:
         """Return the signature of a table of numbers."""
-        return cls(
-            (TensorSpec("numeric", "FLOAT32", (-1, len(names))),),
-            tuple(Column(name, "numeric") for name in names),
-        )
+        return cls.table([Column(name, "numeric") for name in names])
 
     @classmethod
     def image(cls, shape: tuple[int, int, int]) -> Self:
@@ -92,15 +119,30 @@ class Signature:
         return tuple(f"pixel{list(index)}" for index in np.ndindex(*shape))
 
     @property
+    def numeric_columns(self) -> tuple[Column, ...]:
+        """The columns of the input `numeric`, in its order: numeric and binary ones."""
+        return tuple(column for column in self.columns if column.kind != "categorical")
+
+    @property
+    def categorical_columns(self) -> tuple[Column, ...]:
+        """The columns of the input `categorical`, in its order."""
+        return tuple(column for column in self.columns if column.kind == "categorical")
+
+    @property
     def row_bytes(self) -> int:
-        """How many bytes a row has as input tensors."""
-        return sum(math.prod(spec.shape[1:]) * _NUMPY[spec.dtype].itemsize for spec in self.inputs)
+        """About how many bytes a row has as input tensors: exact for numbers, 32 for each string."""
+        return sum(
+            math.prod(spec.shape[1:]) * (_STRING_BYTES if spec.dtype == "STRING" else _NUMPY[spec.dtype].itemsize)
+            for spec in self.inputs
+        )
 
     def inputs_from(self, rows: Rows) -> dict[str, NDArray[Any]]:
         """Return `rows` as the input tensors.
 
-        Rows are an array of the one input's shape, or named columns: a mapping of arrays, or a dataframe. Columns are
-        matched by name, in any order; others than the model's are left out.
+        Rows are the input tensors by name, an array where there is one input, or named columns: a mapping of arrays,
+        or a dataframe. Columns are matched by name, in any order; others than the model's are left out. None and NaN
+        are missing; whole numbers and truths are categories by what they are as text, and categories that the model
+        doesn't know are passed on, for a row's status to tell.
 
         Raises InvalidInputError, naming the column, where they don't fit.
         """
@@ -108,12 +150,12 @@ class Signature:
         if isinstance(rows, Mapping) and set(rows) == set(names):
             return self.check({name: array_of(rows[name]) for name in names})
         if isinstance(rows, Mapping):
-            return self.check({"numeric": self._from_columns(rows)})
+            return self.check(self._from_columns(rows))
         if isinstance(rows, np.ndarray | list | tuple):
             return self.check({"": array_of(rows)})
-        return self.check({"numeric": self._from_columns(_columns_of(rows, self))})
+        return self.check(self._from_columns(_columns_of(rows, self)))
 
-    def _from_columns(self, columns: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+    def _from_columns(self, columns: Mapping[str, Values]) -> dict[str, NDArray[Any]]:
         if not self.columns:
             raise InvalidInputError(f"rows: named columns; the model takes {_describe(self.inputs[0])}")
         missing = [column.name for column in self.columns if column.name not in columns]
@@ -122,25 +164,40 @@ class Signature:
                 f"rows: column {missing[0]!r} is missing{_and_more(missing)}; the model takes "
                 f"{', '.join(column.name for column in self.columns)}"
             )
-        arrays = [_number_column(column.name, columns[column.name]) for column in self.columns]
-        lengths = {len(array) for array in arrays}
+        numbers = [_number_column(column.name, columns[column.name]) for column in self.numeric_columns]
+        strings = [as_categories(column.name, columns[column.name]) for column in self.categorical_columns]
+        lengths = {len(array) for array in (*numbers, *strings)}
         if len(lengths) > 1:
             raise InvalidInputError(f"rows: columns of {sorted(lengths)} rows; expected all of one length")
-        return np.column_stack(arrays)
+        arrays = {"numeric": numbers, "categorical": strings}
+        return {spec.name: np.column_stack(arrays[spec.name]) for spec in self.inputs}
+
+    def codes(self, categorical: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the input `categorical` as positions in its columns' categories, [rows, columns].
+
+        What is missing is -1; a category that the column doesn't have is as many as it has.
+        """
+        codes = np.empty(categorical.shape, np.int64)
+        for position, column in enumerate(self.categorical_columns):
+            known = {category: code for code, category in enumerate(column.categories)} | {MISSING: -1}
+            unseen = len(column.categories)
+            values = categorical[:, position].tolist()  # Python's strings hash faster than NumPy's sort
+            codes[:, position] = np.fromiter((known.get(value, unseen) for value in values), np.int64, len(values))
+        return codes
 
     def check(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return `arrays` in the model's dtypes and order; a single one may have an empty name.
 
         Numbers of any dtype are taken where the model has FLOAT32; what is past its range becomes infinite, which a
-        row's status then says. Raises InvalidInputError, naming the input, where they don't fit.
+        row's status then says. Strings may be of any of NumPy's types, or objects, where None and NaN are missing.
+        Raises InvalidInputError, naming the input, where they don't fit.
         """
         if len(self.inputs) == 1 and set(arrays) == {""}:
             arrays = {self.inputs[0].name: arrays[""]}
         expected = [spec.name for spec in self.inputs]
         if set(arrays) != set(expected):
-            raise InvalidInputError(
-                f"inputs: {', '.join(sorted(arrays)) or 'none'}; the model takes {', '.join(expected)}"
-            )
+            given = ", ".join(sorted(name or "an array without a name" for name in arrays))
+            raise InvalidInputError(f"inputs: {given or 'none'}; the model takes {', '.join(expected)}")
         checked = {spec.name: _fit(arrays[spec.name], spec) for spec in self.inputs}
         rows = {name: len(array) for name, array in checked.items()}
         if len(set(rows.values())) > 1:
@@ -148,17 +205,27 @@ class Signature:
         return checked
 
 
-def array_of(rows: ArrayLike) -> NDArray[Any]:
+def _inputs_of(columns: Sequence[Column]) -> tuple[TensorSpec, ...]:
+    """Return the input tensors that a table's columns make."""
+    strings = sum(column.kind == "categorical" for column in columns)
+    numbers = len(columns) - strings
+    specs = (TensorSpec("numeric", "FLOAT32", (-1, numbers)), TensorSpec("categorical", "STRING", (-1, strings)))
+    return tuple(spec for spec in specs if spec.shape[1])
+
+
+def array_of(rows: Values) -> NDArray[Any]:
     """Return `rows` as an array, in single precision at most; raises InvalidInputError if they are none."""
     try:
         array = np.asarray(_unmasked(rows))
     except (ValueError, OverflowError) as error:
         raise InvalidInputError(f"rows: {error}; expected an array of numbers") from None
+    if array.dtype.kind == "U" and not isinstance(rows, np.ndarray):
+        array = np.asarray(rows, dtype=object)  # or else NumPy writes a NaN beside strings as "nan"
     # No model takes more than single precision, nor has the wire words for every width.
     return array if array.dtype.kind not in "fiu" or array.dtype in _AS_THEY_ARE else _single(array)
 
 
-def _unmasked(values: ArrayLike) -> ArrayLike:
+def _unmasked(values: Values) -> Values:
     """Return `values` with NaN, which means missing, for what a masked array hides."""
     if not isinstance(values, np.ma.MaskedArray):
         return values
@@ -178,6 +245,8 @@ def _fit(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
         if array.ndim == len(spec.shape) == 2:
             raise InvalidInputError(f"{spec.name}: {array.shape[1]} columns, the model takes {spec.shape[1]}")
         raise InvalidInputError(f"{spec.name}: shape {list(array.shape)}; the model takes {_describe(spec)}")
+    if spec.dtype == "STRING":
+        return _strings(array, spec)
     dtype = _NUMPY[spec.dtype]
     if array.dtype == dtype:
         return array
@@ -187,18 +256,41 @@ def _fit(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     return _single(array)
 
 
+def _strings(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    if array.dtype.kind == "U":
+        return array
+    # An empty list has no strings to tell its dtype by.
+    if array.dtype.kind not in "OT" and array.size:
+        raise InvalidInputError(f"{spec.name}: {array.dtype.name}; the model takes {_describe(spec)}")
+    objects = array.astype(object)
+    for index, value in enumerate(objects.flat):
+        if not isinstance(value, str):
+            if not _is_missing(value):
+                raise InvalidInputError(f"{spec.name}: holds {value!r}; the model takes {_describe(spec)}")
+            objects.flat[index] = MISSING
+    return objects
+
+
 def _describe(spec: TensorSpec) -> str:
     return f"{spec.dtype} of shape {['rows', *spec.shape[1:]]}".replace("'", "")
 
 
-def _columns_of(table: object, signature: Signature) -> Mapping[str, ArrayLike]:
+def _columns_of(table: object, signature: Signature) -> Mapping[str, Values]:
     """Return the model's columns of a dataframe, as far as it has them."""
     # Weighs little, but who sends arrays needn't wait for it.
     import narwhals as nw
 
     frame = nw.from_native(_eager(table), eager_only=True)
-    wanted = [column.name for column in signature.columns if column.name in frame.columns]
-    return {name: frame[name].to_numpy() for name in wanted}
+    columns: dict[str, Values] = {}
+    for column in signature.columns:
+        if column.name in frame.columns:
+            series = frame[column.name]
+            dictionary = frame.implementation.is_pyarrow() and series.dtype == nw.Categorical
+            # On the way to NumPy, whole numbers beside nulls would be rounded, and Arrow's dictionaries lose nulls.
+            if column.kind == "categorical" and (series.dtype.is_integer() or dictionary):
+                series = series.cast(nw.String)
+            columns[column.name] = series.to_numpy()
+    return columns
 
 
 def _eager(table: object) -> Any:
@@ -219,7 +311,7 @@ def _eager(table: object) -> Any:
     return pa.table(table) if isinstance(table, ArrowTable) else pa.interchange.from_dataframe(table)
 
 
-def _number_column(name: str, values: ArrayLike) -> NDArray[np.float32]:
+def _number_column(name: str, values: Values) -> NDArray[np.float32]:
     """Return a column as numbers, with NaN for None."""
     array = np.asarray(_unmasked(values))
     if array.ndim != 1:
@@ -231,6 +323,43 @@ def _number_column(name: str, values: ArrayLike) -> NDArray[np.float32]:
         example = next((value for value in array.tolist() if not isinstance(value, float | int | None)), None)
         raise InvalidInputError(f"rows: column {name!r} holds {example!r}; the model takes numbers")
     return _single(array)
+
+
+def as_categories(name: str, values: Values) -> NDArray[Any]:
+    """Return a column as strings, empty for None and NaN; whole numbers and truths become their text."""
+    array: NDArray[Any]
+    if isinstance(values, np.ma.MaskedArray):
+        array = values.data.astype(object)
+        array[np.ma.getmaskarray(values)] = None
+    else:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
+    if array.ndim != 1:
+        raise InvalidInputError(f"rows: column {name!r} has shape {list(array.shape)}; expected one value a row")
+    if array.dtype.kind == "U":
+        return array
+    strings = np.empty(len(array), object)
+    # datetime64 comes as integers from `tolist`.
+    objects = list(array) if array.dtype.kind in "mM" else array.tolist()
+    strings[:] = [value if type(value) is str else _category(name, value) for value in objects]
+    return strings
+
+
+def _category(name: str, value: object) -> str:
+    if _is_missing(value):
+        return MISSING
+    if isinstance(value, str | bool | int | np.bool_ | np.integer):
+        return str(value)
+    # pandas makes floats of whole numbers where some are missing.
+    if isinstance(value, float | np.floating) and value.is_integer():
+        return str(int(value))
+    raise InvalidInputError(f"rows: column {name!r} holds {value!r}; the model takes categories: text or whole numbers")
+
+
+def _is_missing(value: object) -> bool:
+    """Tell whether a value is None, NaN, or pandas' NA or NaT."""
+    if isinstance(value, float | np.floating):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _and_more(missing: list[str]) -> str:

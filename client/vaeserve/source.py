@@ -1,15 +1,17 @@
 """Where rows come from: a file, a folder or a built-in data set, read as a stream of Arrow record batches.
 
 Training, evaluation and batch jobs all read here, so that a column means the same to each of them.
-A table has a column each; images have one column, `image`, of uint8 `[channels, height, width]`.
+A table has a column each; images have one column, `image`, of uint8 `[channels, height, width]`, perhaps with a
+`label` beside it, and for folders the `file`.
 """
 
 import difflib
+import math
+import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from vaeserve.errors import DataError, InvalidInputError, MissingExtraError, first_line
+from vaeserve.images import IdxImages, ImageFolder, Images, images_below, is_idx
 from vaeserve.signature import Signature
 
 IMAGE = "image"
+LABEL = "label"
 BATCH_ROWS = 16_384
+IMAGE_BATCH_BYTES = 32 * 2**20
 
 # The built-in images' held-out class: chosen before any score was seen, and kept.
 DIGITS_ANOMALY = 8
@@ -33,7 +38,8 @@ DIGITS_ANOMALY = 8
 class Source:
     """A stream of rows.
 
-    label is the column of labels, where the source itself knows one: 0 for normal, 1 for anomalies.
+    label is the column of labels, where the source itself knows one: 0 for normal, 1 for anomalies. It is None for idx
+    files and folders of images, whose column `label` has classes, and only the user knows which of them is normal.
     """
 
     name: str
@@ -41,18 +47,29 @@ class Source:
     label: str | None
     rows: int | None
     _open: Callable[[int], Iterator[pa.RecordBatch]]
-    _retype: "Callable[[list[str]], Source] | None" = None
+    _retype: "Callable[[Mapping[str, pa.DataType]], Source] | None" = None
 
     def as_numbers(self, names: Sequence[str]) -> "Source":
         """Return the source with these columns read as floating-point numbers, where it guessed a narrower type.
 
         A CSV file's types are guessed from its beginning: a column may start with whole numbers, or empty.
         """
-        if self._retype is None:
+        return self._read_as(
+            pa.float64(), names, lambda guessed: pa.types.is_integer(guessed) or pa.types.is_null(guessed)
+        )
+
+    def as_text(self, names: Sequence[str]) -> "Source":
+        """Return the source with these columns read as the text that they are, where it guessed another type.
+
+        Categories such as `01` would be numbers by their looks, and those that begin as numbers needn't stay so.
+        """
+        return self._read_as(pa.string(), names, lambda guessed: not pa.types.is_string(guessed))
+
+    def _read_as(self, kind: pa.DataType, names: Sequence[str], unlike: Callable[[pa.DataType], bool]) -> "Source":
+        wanted = [name for name in names if name in self.schema.names and unlike(self.schema.field(name).type)]
+        if self._retype is None or not wanted:
             return self
-        guessed = {name: self.schema.field(name).type for name in names if name in self.schema.names}
-        narrow = [name for name, kind in guessed.items() if pa.types.is_integer(kind) or pa.types.is_null(kind)]
-        return self._retype(narrow)
+        return self._retype(dict.fromkeys(wanted, kind))
 
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, at most `rows` at a time.
@@ -61,8 +78,18 @@ class Source:
         """
         try:
             yield from (batch for batch in self._open(rows) if batch.num_rows)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.name}: {first_line(error)}") from None
+        except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{self.name}: {self._named(first_line(error))}") from None
+
+    def _named(self, message: str) -> str:
+        """Return what Arrow says of a CSV file's column by the column's name, and why it says so."""
+        column = re.match(r"In CSV column #(\d+)", message)
+        if column is None:
+            return message
+        return (
+            f"column {self.schema.names[int(column[1])]!r}{message[column.end() :]}; a CSV file's column is what its "
+            "first rows look like, unless it is stated to be categorical"
+        )
 
     def table(self) -> pa.Table:
         """Return all rows; raises DataError if there are none."""
@@ -78,7 +105,7 @@ class Source:
 
 
 def open_source(name: str) -> Source:
-    """Open a `.csv`, `.parquet`, `.npz` or `.npy` file, a folder of Parquet files, or a built-in data set.
+    """Open a `.csv`, `.parquet`, `.npz`, `.npy` or idx file, a folder of Parquet files or of images, or a built-in.
 
     Raises DataError, naming the source, if there is no such thing or it can't be read.
     """
@@ -89,15 +116,26 @@ def open_source(name: str) -> Source:
         near = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f"; did you mean the built-in {near[0]}?" if near else ""
         raise DataError(f"{name}: no such file, folder or built-in data set ({', '.join(BUILT_IN)}){hint}")
-    suffix = ".parquet" if path.is_dir() else path.suffix.lower()
+    read, form = _reader(path)
+    try:
+        return read(path)
+    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{name}: can't be read as {form}: {first_line(error)}") from None
+
+
+def _reader(path: Path) -> "tuple[Callable[[Path], Source], str]":
+    """Return what reads `path`, by its suffix, and what that takes it for."""
+    if path.is_dir():
+        return _folder, "a folder of Parquet files or images"
+    if is_idx(path):
+        return _idx, "idx"
+    suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise DataError(
-            f"{name}: {suffix or 'no suffix'}; expected one of {', '.join(_READERS)}, or a folder of Parquet files"
+            f"{path}: {suffix or 'no suffix'}; expected one of {', '.join(_READERS)}, an idx file (.idx, -ubyte, .gz), "
+            "or a folder of Parquet files or of images"
         )
-    try:
-        return _READERS[suffix](path)
-    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{name}: can't be read as {suffix}: {first_line(error)}") from None
+    return _READERS[suffix], suffix
 
 
 def inputs_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[str, NDArray[Any]]:
@@ -106,7 +144,7 @@ def inputs_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[st
     Raises InvalidInputError, naming the column, where they don't fit.
     """
     if signature.columns:
-        _refuse_text(batch, [column.name for column in signature.columns])
+        _refuse_text(batch, [column.name for column in signature.numeric_columns])
         return signature.inputs_from(pa.table(batch))
     if IMAGE not in batch.schema.names:
         raise InvalidInputError(f"rows: columns {', '.join(batch.schema.names)}; the model takes images")
@@ -132,31 +170,35 @@ def is_number(kind: pa.DataType) -> bool:
     )
 
 
-def text_columns(batch: pa.RecordBatch | pa.Table, names: list[str]) -> dict[str, str]:
-    """Return those of the named columns that aren't numbers, each with its type and its first value."""
-    return {
-        name: f"{batch.schema.field(name).type}, {batch.column(name)[0].as_py()!r} in the first row"
-        for name in names
-        if name in batch.schema.names and not is_number(batch.schema.field(name).type)
-    }
-
-
 def _refuse_text(batch: pa.RecordBatch | pa.Table, names: list[str]) -> None:
-    for name, described in text_columns(batch, names).items():
-        raise InvalidInputError(f"column {name!r}: {described}; the model takes numbers")
+    for name in names:
+        if name in batch.schema.names and not is_number(kind := batch.schema.field(name).type):
+            first = next(iter(batch.column(name)), pa.scalar(None)).as_py()
+            raise InvalidInputError(f"column {name!r}: {kind}, {first!r} in the first row; the model takes numbers")
 
 
-def _csv(path: Path, numbers: Sequence[str] = ()) -> Source:
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(numbers, pa.float64()))
+def _folder(path: Path) -> Source:
+    if next(path.rglob("*.parquet"), None) is None and (images := images_below(path)):
+        return _images(str(path), ImageFolder.open(path, images))
+    return _parquet(path)
+
+
+def _idx(path: Path) -> Source:
+    return _images(str(path), IdxImages.open(path))
+
+
+def _csv(path: Path, types: Mapping[str, pa.DataType] | None = None) -> Source:
+    types = types or {}
+    convert = pyarrow.csv.ConvertOptions(column_types=dict(types))
     file_format = pyarrow.dataset.CsvFileFormat(convert_options=convert)
     source = _dataset(path, pyarrow.dataset.dataset(path, format=file_format), rows=None)
-    return replace(source, _retype=partial(_csv, path))
+    return replace(source, _retype=lambda more: _csv(path, {**types, **more}))
 
 
 def _parquet(path: Path) -> Source:
-    # Bits that rotted are told where the writer left checksums.
-    checked = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
-    file_format = pyarrow.dataset.ParquetFileFormat(default_fragment_scan_options=checked)
+    # Bits that rotted are told where the writer left checksums; what is read ahead would stay in memory to the end.
+    scan = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False)
+    file_format = pyarrow.dataset.ParquetFileFormat(default_fragment_scan_options=scan)
     dataset = pyarrow.dataset.dataset(path, format=file_format)
     return _dataset(path, dataset, rows=dataset.count_rows())
 
@@ -168,7 +210,8 @@ def _dataset(path: Path, dataset: pyarrow.dataset.Dataset, *, rows: int | None) 
         schema=dataset.schema,
         label=None,
         rows=rows,
-        _open=lambda batch_rows: dataset.to_batches(batch_size=batch_rows),
+        # Arrow would read far ahead: a data set larger than memory is read as it is used up.
+        _open=lambda batch_rows: dataset.to_batches(batch_size=batch_rows, batch_readahead=0, fragment_readahead=0),
     )
 
 
@@ -186,53 +229,97 @@ def _numpy(path: Path) -> Source:
 def _arrays(name: str, rows: NDArray[Any], labels: NDArray[Any] | None) -> Source:
     if labels is not None and labels.shape != rows.shape[:1]:
         raise ValueError(f"y has shape {list(labels.shape)}; X has shape {list(rows.shape)}")
+    known = {} if labels is None else {LABEL: labels}
     if rows.ndim == 2:
-        names = [f"x{index}" for index in range(rows.shape[1])]
-        return _table(name, dict(zip(names, rows.T, strict=True)), labels)
+        return _rows(name, rows, known)
     if rows.ndim in (3, 4) and rows.dtype == np.uint8:
-        return _images(name, rows if rows.ndim == 4 else rows[:, None], labels)
+        channels, height, width = rows.shape[1:] if rows.ndim == 4 else (1, *rows.shape[1:])
+        images = _Pixels(rows.reshape(len(rows), channels, height, width), (channels, height, width), known)
+        return _images(name, images, label=None if labels is None else LABEL)
     raise ValueError(
         f"X has shape {list(rows.shape)} of {rows.dtype}; expected [rows, columns] of numbers, or "
         "[rows, height, width] or [rows, channels, height, width] of uint8"
     )
 
 
-def _table(name: str, columns: dict[str, NDArray[Any]], labels: NDArray[Any] | None) -> Source:
-    return _in_memory(name, {key: pa.array(values) for key, values in columns.items()}, labels)
+def _rows(name: str, rows: NDArray[Any], beside: Mapping[str, NDArray[Any]]) -> Source:
+    """Return the source of a 2-D array, which may lie on disk."""
+    native = rows.dtype.newbyteorder("=")
+
+    def columns(start: int, stop: int) -> dict[str, pa.Array]:
+        return {
+            f"x{index}": pa.array(np.ascontiguousarray(rows[start:stop, index], native))
+            for index in range(rows.shape[1])
+        }
+
+    def batches(batch_rows: int) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(rows), batch_rows):
+            stop = min(start + batch_rows, len(rows))
+            yield _batch(columns(start, stop), beside, start, stop)
+
+    schema = _batch(columns(0, 0), beside, 0, 0).schema
+    return Source(name, schema, LABEL if LABEL in beside else None, len(rows), batches)
 
 
-def _images(name: str, images: NDArray[np.uint8], labels: NDArray[Any] | None) -> Source:
-    kind = pa.fixed_shape_tensor(pa.uint8(), images.shape[1:])
-    pixels = pa.FixedSizeListArray.from_arrays(pa.array(images.ravel()), int(np.prod(images.shape[1:])))
-    column = pa.ExtensionArray.from_storage(kind, pixels)
-    return _in_memory(name, {IMAGE: column}, labels)
+@dataclass(frozen=True)
+class _Pixels:
+    """Images in an array, which may lie on disk."""
+
+    array: NDArray[np.uint8]
+    shape: tuple[int, int, int]
+    columns: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def batches(self, rows: int) -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, len(self.array), rows):
+            yield self.array[start : start + rows]
 
 
-def _in_memory(name: str, columns: dict[str, pa.Array], labels: NDArray[Any] | None) -> Source:
-    if labels is not None:
-        columns = {**columns, "label": pa.array(labels)}
-    table = pa.table(columns)
-    return Source(
-        name=name,
-        schema=table.schema,
-        label=None if labels is None else "label",
-        rows=table.num_rows,
-        _open=lambda batch_rows: iter(table.to_batches(max_chunksize=batch_rows)),
-    )
+def _images(name: str, images: Images, *, label: str | None = None) -> Source:
+    """Return the source of images, and of what is known beside them."""
+    size = math.prod(images.shape)
+    if size == 0:
+        raise ValueError(f"images of shape {list(images.shape)}; expected channels, height and width of 1 or more")
+    kind = pa.fixed_shape_tensor(pa.uint8(), images.shape)
+    beside = {column: pa.array(values) for column, values in images.columns.items()}
+
+    def tensors(some: NDArray[np.uint8]) -> dict[str, pa.Array]:
+        return {
+            IMAGE: pa.ExtensionArray.from_storage(
+                kind, pa.FixedSizeListArray.from_arrays(pa.array(some.reshape(-1)), size)
+            )
+        }
+
+    def batches(batch_rows: int) -> Iterator[pa.RecordBatch]:
+        start = 0
+        for some in images.batches(min(batch_rows, max(1, IMAGE_BATCH_BYTES // size))):
+            yield _batch(tensors(some), beside, start, start + len(some))
+            start += len(some)
+
+    schema = _batch(tensors(np.empty(0, np.uint8)), beside, 0, 0).schema
+    return Source(name, schema, label, len(images), batches)
+
+
+def _batch(columns: dict[str, pa.Array], beside: Mapping[str, Any], start: int, stop: int) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict(columns | {name: pa.array(some[start:stop]) for name, some in beside.items()})
 
 
 def _breast_cancer(name: str) -> Source:
     """Return the table of breast tumours; malignant ones are the anomalies (scikit-learn codes benign as 1)."""
     data = _sklearn("load_breast_cancer")
-    columns = dict(zip(map(str, data.feature_names), data.data.T, strict=True))
-    return _table(name, columns, (data.target == 0).astype(np.int64))
+    columns = {str(name): pa.array(values) for name, values in zip(data.feature_names, data.data.T, strict=True)}
+    table = pa.table({**columns, LABEL: (data.target == 0).astype(np.int64)})
+    return Source(name, table.schema, LABEL, table.num_rows, lambda rows: iter(table.to_batches(max_chunksize=rows)))
 
 
 def _digits(name: str) -> Source:
     """Return 8 x 8 images of written digits; one class is the anomaly."""
     data = _sklearn("load_digits")
     images = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]  # (rows, 1, 8, 8), from 0..16
-    return _images(name, images, (data.target == DIGITS_ANOMALY).astype(np.int64))
+    labels = (data.target == DIGITS_ANOMALY).astype(np.int64)
+    return _images(name, _Pixels(images, (1, 8, 8), {LABEL: labels}), label=LABEL)
 
 
 def _sklearn(loader: str) -> Any:

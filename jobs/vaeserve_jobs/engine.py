@@ -81,9 +81,11 @@ class ServerEngine:
 
     def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
         """Return the scores of a batch."""
+        # Where there is one input its array will do; for named ones the client asks for the signature again.
+        rows = next(iter(inputs.values())) if len(inputs) == 1 else inputs
         return self._client.score(
             self._info.name,
-            inputs[self.signature.inputs[0].name],  # an array: named columns would be looked up again
+            rows,
             version=self._info.version,
             num_samples=options.num_samples,
             bound=options.bound,

@@ -59,7 +59,9 @@ def score_file(
     Written beside `out` and renamed: all of it or nothing. Raises DataError or InvalidInputError, naming the column,
     for rows that the model can't take, and ConfigError if `out` can't be written.
     """
-    source = source.as_numbers([column.name for column in engine.signature.columns])
+    signature = engine.signature
+    source = source.as_numbers([column.name for column in signature.numeric_columns])
+    source = source.as_text([column.name for column in signature.categorical_columns])
     unknown = [name for name in keep if name not in source.schema.names]
     if unknown:
         raise DataError(

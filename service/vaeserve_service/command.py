@@ -47,11 +47,10 @@ def _log_json_lines() -> None:
 def _show(started: Started, config: ServiceConfig, console: Console) -> None:
     table = Table("model", "version", "takes", "decides at", box=None, header_style="bold", pad_edge=False)
     for model in started.repository:
-        spec = model.manifest.signature.inputs[0]
-        shape = " x ".join(map(str, spec.shape[1:]))
-        table.add_row(
-            model.name, model.version, f"{spec.name}, {shape}", f"p <= {model.manifest.false_positive_rate:g}"
+        takes = "; ".join(
+            f"{spec.name}, {' x '.join(map(str, spec.shape[1:]))}" for spec in model.manifest.signature.inputs
         )
+        table.add_row(model.name, model.version, takes, f"p <= {model.manifest.false_positive_rate:g}")
     console.print(table)
     console.print(f"gRPC   {config.server.address(started.grpc_port)}", markup=False)
     console.print(f"HTTP   {config.server.address(started.http_port)}   /metrics /livez /readyz", markup=False)

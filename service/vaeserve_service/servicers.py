@@ -72,7 +72,10 @@ class VaeService:
                 pb.TensorSpec(name=spec.name, dtype=INPUT_DTYPES[spec.dtype], shape=spec.shape)
                 for spec in signature.inputs
             ],
-            columns=[pb.Column(name=column.name, kind=column.kind) for column in signature.columns],
+            columns=[
+                pb.Column(name=column.name, kind=column.kind, categories=column.categories, nullable=column.nullable)
+                for column in signature.columns
+            ],
             manifest=model.manifest_json,
             versions=self._versions(model.name),
         )

@@ -85,20 +85,23 @@ def test_scoring_through_a_service(service: LocalService, models: Any, rows_of: 
     [
         (["train", "none.csv", "--out", "run"], "none.csv: no such file, folder or built-in data set"),
         (["train", "empty.csv", "--out", "run"], "empty.csv: no rows; expected one or more"),
-        (["train", "text.csv", "--out", "run"], "column 'city': string, 'Rome' in the first row; expected numbers"),
+        (["train", "dates.csv", "--out", "run"], "column 'when': dates, such as '2024-01-01'; expected numbers"),
         (["train", "few.csv", "--out", "run"], "few.csv: 2 normal rows; expected 10 or more"),
         (["train", "digits", "--out", "few.csv"], "few.csv: exists already; choose another --out"),
         (["train", "digits", "--out", "run", "--set", "optimizer.steps=1"], "optimizer.steps: no such setting"),
         (["train", "digits", "--out", "run", "--config", "none.toml"], "none.toml: not found; expected a TOML file"),
         (["train", "digits", "--out", "run", "--device", "tpu"], "--device tpu: expected auto, cpu or cuda"),
+        (["train", "digits", "--out", "run", "--preset", "quick"], "--preset quick: expected one of textbook, fast"),
+        (["train", "few.csv", "--out", "run", "--kind", "a"], "--kind a: expected COLUMN=numeric, COLUMN=binary or"),
         (["train", "digits"], "Missing option '--out'"),
+        (["evaluate", "none", "digits"], "none: not a run: it has no run.json"),
         (["export", "none", "--repository", "models", "--name", "m"], "none: not a run: it has no run.json"),
         (["score", "few.csv", "--out", "o.parquet"], "expected either --bundle DIR, or --server HOST:PORT"),
         (["score", "few.csv", "--out", "o.csv", "--bundle", "b"], "--out o.csv: expected a .parquet file"),
         (["score", "few.csv", "--out", "o.parquet", "--bundle", "none"], "none: not a bundle: it has no manifest.json"),
         (["score", "few.csv", "--out", "o.parquet", "--bundle", "b", "--bound", "tight"], "expected elbo or iwae"),
         (["score", "in.parquet", "--out", "in.parquet", "--bundle", "b"], "--out in.parquet: is the input"),
-        (["train", "markup.csv", "--out", "run"], "column 'x[/b]': string, 'a[/b]' in the first row"),
+        (["train", "markup.csv", "--out", "run"], "column 'x[/b]': dates, such as '2024-01-01'"),
         (["train", "digits", "--out", "run", "--seed", "9" * 30], "--seed"),
         (["inspect", "none"], "none: not a bundle: it has no manifest.json"),
     ],
@@ -106,10 +109,10 @@ def test_scoring_through_a_service(service: LocalService, models: Any, rows_of: 
 def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     """Each fault of the person's is one message that names it, exit code 2, no traceback, and nothing written."""
     (tmp_path / "empty.csv").write_text("a,b\n")
-    (tmp_path / "text.csv").write_text("a,city\n1,Rome\n")
+    (tmp_path / "dates.csv").write_text("a,when\n1,2024-01-01\n")
     (tmp_path / "few.csv").write_text("a\n1\n2\n")
     (tmp_path / "in.parquet").write_bytes(b"PAR1")
-    (tmp_path / "markup.csv").write_text("x[/b]\na[/b]\n")
+    (tmp_path / "markup.csv").write_text("x[/b]\n2024-01-01\n")
     before = sorted(tmp_path.iterdir())
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr

@@ -15,9 +15,13 @@ from vaeserve.errors import (
     InvalidInputError,
     NotFoundError,
     OutOfRangeError,
+    ServerError,
     UnavailableError,
 )
 from vaeserve.local import LocalService
+from vaeserve.messages import read_model
+from vaeserve.signature import Column, Signature
+from vaeserve.v1 import vae_pb2 as pb
 
 SURFACE = ("score", "encode", "decode", "reconstruct", "models", "model", "health")
 
@@ -47,7 +51,7 @@ def test_options_change_what_they_say(client: Client, rows_of: Any) -> None:
     """Samples, bound, seed and rate each have their effect, and repeated calls agree in every bit."""
     rows = rows_of("table7", 100)
     default = client.score("table7", rows)
-    assert client.score("table7", rows, num_samples=8).score.tobytes() == default.score.tobytes()
+    assert client.score("table7", rows, num_samples=2).score.tobytes() == default.score.tobytes()
     iwae = client.score("table7", rows, bound=Bound.IWAE, num_samples=256)
     elbo = client.score("table7", rows, num_samples=256)
     assert (iwae.elbo == elbo.elbo).all()
@@ -195,3 +199,28 @@ def test_long_names_are_answered_as_any_other(client: Client) -> None:
     """A name of any length gets its own error, which is clipped to what fits in the trailers."""
     with pytest.raises(NotFoundError, match="model: 'äää.*"):
         client.score("ä" * 20_000, np.zeros((1, 7)))
+
+
+def model_of(*columns: pb.Column, dtype: Any = pb.STRING) -> pb.GetModelResponse:
+    """Return what a service says of a model that takes categories."""
+    spec = pb.TensorSpec(name="categorical", dtype=dtype, shape=[-1, len(columns)])
+    return pb.GetModelResponse(model=pb.ModelSpec(name="m", version="1"), inputs=[spec], columns=columns, manifest="{}")
+
+
+def test_columns_come_over_the_wire_with_their_categories() -> None:
+    """A client learns each column's kind and categories, and whether it may be missing."""
+    info = read_model(model_of(pb.Column(name="c", kind="categorical", categories=["x", "y"], nullable=True)))
+    assert info.signature == Signature.table([Column("c", "categorical", ("x", "y"), nullable=True)])
+
+
+def test_a_model_of_a_kind_to_come_is_an_error_of_versions() -> None:
+    """A dtype or a kind of column that this client doesn't know, or columns that can't be, ask for an upgrade."""
+    column = pb.Column(name="c", kind="categorical", categories=["x"])
+    with pytest.raises(ServerError, match="model 'm': input dtype 99; this client knows .*STRING: upgrade vaeserve"):
+        read_model(model_of(column, dtype=99))
+    with pytest.raises(ServerError, match="column kind 'ordinal'; this client knows numeric, binary, categorical: up"):
+        read_model(model_of(pb.Column(name="c", kind="ordinal")))
+    with pytest.raises(ServerError, match="model 'm': inputs of shape .*: upgrade vaeserve, here or there"):
+        read_model(model_of(column, dtype=pb.FLOAT32))
+    with pytest.raises(ServerError, match="model 'm': column 'c': categorical with 0 categories"):
+        read_model(model_of(pb.Column(name="c", kind="categorical")))

@@ -7,12 +7,23 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from vaeserve.errors import InvalidInputError
-from vaeserve.signature import Signature, TensorSpec
+from vaeserve.signature import Column, Signature, TensorSpec
 
-TABLE = Signature.table(["age", "height"])
+TABLE = Signature.numbers(["age", "height"])
 IMAGES = Signature.image((1, 2, 3))
+MIXED = Signature.table(
+    [
+        Column("age", "numeric", nullable=True),
+        Column("city", "categorical", ("Oslo", "Rome")),
+        Column("member", "binary"),
+        Column("code", "categorical", ("1", "2"), nullable=True),
+    ]
+)
 COLUMNS = {"height": [1.5, 2.5], "city": ["Rome", "Oslo"], "age": [30, 40]}
 
 
@@ -146,3 +157,146 @@ def test_a_signature_must_agree_with_itself() -> None:
     ):
         with pytest.raises(ValueError, match="expected one that has them all"):
             Signature(inputs, columns)
+
+
+def test_a_table_of_all_kinds_has_two_inputs() -> None:
+    """Numeric and binary columns make one tensor, categories another, each in the columns' order."""
+    assert MIXED.inputs == (TensorSpec("numeric", "FLOAT32", (-1, 2)), TensorSpec("categorical", "STRING", (-1, 2)))
+    assert MIXED.features == ("age", "city", "member", "code")
+    assert [column.name for column in MIXED.numeric_columns] == ["age", "member"]
+    assert [column.name for column in MIXED.categorical_columns] == ["city", "code"]
+    assert MIXED.row_bytes == 2 * 4 + 2 * 32
+    assert Signature.table([Column("c", "categorical", ("x",))]).inputs == (
+        TensorSpec("categorical", "STRING", (-1, 1)),
+    )
+
+
+ROWS: dict[str, Any] = {"age": [30, None], "city": ["Rome", None], "member": [True, False], "code": [2, None]}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS,
+        pd.DataFrame(ROWS),
+        pd.DataFrame(ROWS).convert_dtypes(),
+        pd.DataFrame(ROWS | {"city": pd.Categorical(["Rome", None]), "code": pd.Categorical([2, None])}),
+        pl.DataFrame(ROWS),
+        pl.DataFrame(ROWS, schema_overrides={"city": pl.Categorical}),
+        pl.DataFrame(ROWS, schema_overrides={"city": pl.Enum(["Rome"])}),
+        pa.table(ROWS),
+        pa.table(ROWS | {"city": pa.array(["Rome", None]).dictionary_encode()}),
+        pa.table(ROWS | {"code": pa.array([2, None]).dictionary_encode()}),
+        Interchange(pa.table(ROWS)),
+        {name: np.array(values, dtype=object) for name, values in ROWS.items()},
+        ROWS | {"code": np.ma.array([2, 1], mask=[False, True]), "city": np.array(["Rome", ""])},
+        ROWS | {"city": ["Rome", float("nan")], "code": [2.0, float("nan")]},
+    ],
+)
+def test_categories_come_as_any_library_has_them(rows: Any) -> None:
+    """Text, dictionaries and whole numbers are categories by their text; None, NaN and NA are missing."""
+    inputs = MIXED.inputs_from(rows)
+    np.testing.assert_array_equal(inputs["numeric"], np.array([[30, 1], [np.nan, 0]], np.float32))
+    assert inputs["categorical"].tolist() == [["Rome", "2"], ["", ""]]
+
+
+def test_whole_numbers_past_double_precision_are_categories_as_they_are() -> None:
+    """A code is not rounded on its way to text, also beside a null."""
+    large = 2**53 + 1
+    for frame in (pa.table, pl.DataFrame, dict):
+        columns: dict[str, Any] = {"age": [1, 1], "city": ["Rome"] * 2, "member": [0, 1], "code": [large, None]}
+        assert MIXED.inputs_from(frame(columns))["categorical"][0, 1] == str(large)
+
+
+def test_unknown_categories_are_passed_on() -> None:
+    """A category that the model doesn't know goes through as it is, for the row's status to tell."""
+    rows = ROWS | {"city": ["Paris", "Rome"], "code": [True, "x"]}
+    categorical = MIXED.inputs_from(rows)["categorical"]
+    assert categorical.tolist() == [["Paris", "True"], ["Rome", "x"]]
+    assert MIXED.codes(categorical).tolist() == [[2, 2], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (ROWS | {"code": [0.5, 1]}, "column 'code' holds 0.5; the model takes categories: text or whole numbers"),
+        (ROWS | {"code": [float("inf"), 1]}, "column 'code' holds inf"),
+        (ROWS | {"code": [b"x", b"y"]}, "column 'code' holds b'x'"),
+        (ROWS | {"code": np.array(["2020-01-02"] * 2, "M8[D]")}, "column 'code' holds .*2020-01-02"),
+        (ROWS | {"code": [["x"], ["y"]]}, r"column 'code' has shape \[2, 1\]"),
+        (ROWS | {"city": ["Rome"]}, r"columns of \[1, 2\] rows"),
+        ({"age": [1], "city": ["Rome"]}, "column 'member' is missing .and 1 more.; the model takes age, city, member"),
+        (np.zeros((1, 2)), "inputs: an array without a name; the model takes numeric, categorical"),
+    ],
+)
+def test_what_is_no_category_is_refused(rows: Any, message: str) -> None:
+    """Fractions, bytes and dates are no categories, and two inputs don't fit in one array."""
+    with pytest.raises(InvalidInputError, match=message):
+        MIXED.inputs_from(rows)
+
+
+@pytest.mark.parametrize("dtype", ["U", "O", np.dtypes.StringDType()])
+def test_strings_of_every_type_are_taken(dtype: Any) -> None:
+    """Tensors of strings may be of any of NumPy's types; objects may be None, which is missing, and no numbers."""
+    numeric = np.zeros((1, 2), np.float32)
+    checked = MIXED.check({"numeric": numeric, "categorical": np.array([["Rome", "1"]], dtype=dtype)})
+    assert checked["categorical"].tolist() == [["Rome", "1"]]
+    assert checked["categorical"].dtype.kind in "UO"
+    one = Signature.table([Column("c", "categorical", ("x",))])
+    assert one.inputs_from([["x"], [None], [float("nan")]])["categorical"].tolist() == [["x"], [""], [""]]
+    assert one.inputs_from([["x"], [float("nan")]])["categorical"].tolist() == [["x"], [""]]
+    with pytest.raises(InvalidInputError, match="categorical: holds 7; the model takes STRING of shape .rows, 2."):
+        MIXED.check({"numeric": numeric, "categorical": np.array([["Rome", 7]], dtype=object)})
+    with pytest.raises(InvalidInputError, match="categorical: float32; the model takes STRING"):
+        MIXED.check({"numeric": numeric, "categorical": numeric})
+    assert one.check({"": np.zeros((0, 1))})["categorical"].shape == (0, 1)
+
+
+CATEGORIES = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=1, unique=True
+)
+
+
+@given(CATEGORIES, st.data())
+def test_codes_lead_back_to_the_categories(categories: list[str], data: st.DataObject) -> None:
+    """A known category's code is its position, a missing one's -1, an unseen one's as many as there are."""
+    signature = Signature.table([Column("n", "numeric"), Column("c", "categorical", tuple(categories))])
+    values = data.draw(st.lists(st.sampled_from([*categories, ""]) | st.text(st.characters(codec="utf-8"))))
+    strings = np.array(values, dtype=object).reshape(-1, 1)
+    codes = signature.codes(strings)
+    assert codes.dtype == np.int64
+    for value, code in zip(values, codes[:, 0].tolist(), strict=True):
+        if value in categories:
+            assert categories[code] == value
+        else:
+            assert code == (-1 if value == "" else len(categories))
+
+
+def test_fixed_widths_and_objects_have_the_same_codes() -> None:
+    """Arrays of fixed width, as the training keeps them, are coded as objects are."""
+    strings = np.array([["Rome", "2"], ["", "x"]])
+    assert (MIXED.codes(strings) == MIXED.codes(strings.astype(object))).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"name": "c", "kind": "categorical"}, "categorical with 0 categories; expected some for categorical"),
+        ({"name": "c", "kind": "numeric", "categories": ["x"]}, "numeric with 1 categories"),
+        ({"name": "c", "kind": "categorical", "categories": ["x", "x"]}, "expected each once, and none empty"),
+        ({"name": "c", "kind": "categorical", "categories": ["x", ""]}, "expected each once, and none empty"),
+        ({"name": "c", "kind": "ordinal"}, "Input should be 'numeric', 'binary' or 'categorical'"),
+    ],
+)
+def test_a_column_must_agree_with_itself(column: dict[str, Any], message: str) -> None:
+    """Categories are for categorical columns, each once, and a kind is one of those that there are."""
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(Column).validate_python(column)
+
+
+def test_signatures_go_through_json() -> None:
+    """A signature comes back from JSON as it was; columns of a name and a kind alone, as older ones are, do too."""
+    adapter = TypeAdapter(Signature)
+    assert adapter.validate_json(adapter.dump_json(MIXED)) == MIXED
+    old = b'{"inputs":[{"name":"numeric","dtype":"FLOAT32","shape":[-1,1]}],"columns":[{"name":"a","kind":"numeric"}]}'
+    assert adapter.validate_json(old) == Signature.numbers(["a"])

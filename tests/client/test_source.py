@@ -1,15 +1,20 @@
 """Rows from files and built-in data sets."""
 
+import gzip
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from vaeserve import source as source_module
 from vaeserve.errors import DataError, InvalidInputError
-from vaeserve.signature import Signature
-from vaeserve.source import images_of, inputs_of, open_source
+from vaeserve.signature import Column, Signature
+from vaeserve.source import Source, images_of, inputs_of, open_source
 
 
 @pytest.fixture
@@ -133,7 +138,7 @@ def test_a_column_that_turns_to_text_far_down_is_named(tmp_path: Path) -> None:
 def test_a_batch_of_text_is_refused_by_column(table: pa.Table) -> None:
     """Text where the model takes numbers is refused with the column, its type and a value."""
     with pytest.raises(InvalidInputError, match="column 'name': string, 'x' in the first row; the model takes numbers"):
-        inputs_of(table, Signature.table(["a", "name"]))
+        inputs_of(table, Signature.numbers(["a", "name"]))
     with pytest.raises(InvalidInputError, match="columns a, b, name; the model takes images"):
         inputs_of(table, Signature.image((1, 2, 2)))
 
@@ -158,3 +163,219 @@ def test_arrays_are_known_by_their_content(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", X=np.zeros((2, 3)))
     (tmp_path / "b.npz").rename(tmp_path / "b.npy")
     assert open_source(str(tmp_path / "b.npy")).rows == 2
+
+
+def test_codes_that_look_like_numbers_can_be_read_as_text(tmp_path: Path) -> None:
+    """Columns of categories are read as the text that they are, whatever a CSV file begins with."""
+    lines = ["zip,a,day,empty", *["01234,1,2020-01-02,"] * 200_000, "A1,2.5,never,x"]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    opened = open_source(str(tmp_path / "t.csv"))
+    with pytest.raises(
+        DataError, match="t.csv: column 'zip': .*; a CSV file's column is what its first rows look like"
+    ):
+        opened.table()
+    table = opened.as_text(["zip", "day", "empty"]).as_numbers(["a"]).table()
+    assert [str(field.type) for field in table.schema] == ["string", "double", "string", "string"]
+    assert list(table.slice(0, 1).to_pylist()[0].values()) == ["01234", 1.0, "2020-01-02", ""]
+    assert list(table.slice(200_000).to_pylist()[0].values()) == ["A1", 2.5, "never", "x"]
+
+
+def test_a_batch_of_all_kinds_becomes_two_inputs() -> None:
+    """Arrow's nulls are missing in numbers and in categories, also in dictionaries and in columns of nulls alone."""
+    columns = [Column("n", "numeric"), Column("c", "categorical", ("x",)), Column("d", "categorical", ("x",))]
+    batch = pa.record_batch(
+        {"d": pa.array([None, "x"]).dictionary_encode(), "n": [None, 1], "c": pa.nulls(2), "note": ["a", "b"]}
+    )
+    inputs = inputs_of(batch, Signature.table(columns))
+    np.testing.assert_array_equal(inputs["numeric"], [[np.nan], [1]])
+    assert inputs["categorical"].tolist() == [["", ""], ["", "x"]]
+
+
+def test_a_large_array_is_read_as_it_lies_on_disk(tmp_path: Path) -> None:
+    """Rows of an array are read a batch at a time, of either byte order, and of text too."""
+    rows = np.arange(20.0).reshape(10, 2)
+    for dtype in ("<f8", ">f4", ">i2", "U4"):
+        np.save(tmp_path / "a.npy", rows.astype(dtype))
+        opened = open_source(str(tmp_path / "a.npy"))
+        assert [batch.num_rows for batch in opened.batches(4)] == [4, 4, 2]
+        expected = rows[:, 1].astype(dtype).tolist()
+        assert opened.table()["x1"].to_pylist() == expected
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 1, 3, 4)).astype(np.uint8)
+LABELS = np.array([3, 1, 4, 1, 5], np.uint8)
+
+
+def idx(array: np.ndarray, code: int = 8) -> bytes:
+    """Return an idx file's bytes."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape) + array.tobytes()
+
+
+def write(path: Path, content: bytes) -> Source:
+    """Write a file, packed if its name says so, and open it."""
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return open_source(str(path))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+        ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte"),
+        ("t10k-images.idx3-ubyte", "t10k-labels.idx1-ubyte.gz"),
+        ("images.idx", "labels.idx"),
+    ],
+)
+def test_idx_files_are_images_with_the_labels_beside_them(tmp_path: Path, images: str, labels: str) -> None:
+    """MNIST's files are read, packed or not; classes are a column, of which nobody is told to be normal."""
+    (tmp_path / labels).write_bytes(gzip.compress(idx(LABELS)) if labels.endswith("gz") else idx(LABELS))
+    opened = write(tmp_path / images, idx(IMAGES[:, 0]))
+    assert (opened.is_images, opened.rows, opened.label) == (True, 5, None)
+    batches = list(opened.batches(2))
+    assert [batch.num_rows for batch in batches] == [2, 2, 1]
+    assert (np.concatenate([images_of(batch) for batch in batches]) == IMAGES).all()
+    assert opened.table()["label"].to_pylist() == LABELS.tolist()
+
+
+def test_idx_files_may_have_channels_and_no_labels(tmp_path: Path) -> None:
+    """Images of rank 4 have channels; labels are read in any width; without them there is no column."""
+    coloured = np.random.default_rng(1).integers(0, 256, (2, 3, 4, 5)).astype(np.uint8)
+    opened = write(tmp_path / "images.idx", idx(coloured))
+    assert (images_of(opened.table()) == coloured).all()
+    assert opened.schema.names == ["image"]
+    (tmp_path / "labels.idx").write_bytes(idx(np.array([-7, 70_000], ">i4"), 0x0C))
+    assert open_source(str(tmp_path / "images.idx")).table()["label"].to_pylist() == [-7, 70_000]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.idx", b"", "a.idx: begins with nothing; expected 00 00"),
+        ("a.idx", b"GIF89a", "a.idx: begins with 47 49 46 38; expected 00 00"),
+        ("a.idx", idx(IMAGES)[:10], "a.idx: ends in its header; expected 4 sizes"),
+        ("a.idx", idx(IMAGES)[:-1], "a.idx: 79 bytes; its header says 80"),
+        ("a.idx", idx(IMAGES) + b"x", "a.idx: 81 bytes; its header says 80"),
+        ("a-ubyte.gz", idx(IMAGES)[:-13], "a-ubyte.gz: ends after 3 images; its header says 5"),
+        ("a-ubyte.gz", struct.pack(">BBBB3I", 0, 0, 8, 3, 2**31, 28, 28), "packed; its header says .* cut short"),
+        ("labels-idx1-ubyte", idx(LABELS), r"uint8 of shape \[5\]; expected images of uint8"),
+        ("a.idx", idx(IMAGES.astype(">f4"), 0x0D), "float32 of shape .* expected images of uint8"),
+        ("a.idx", idx(IMAGES[:, :, :0]), "expected images of uint8"),
+    ],
+)
+def test_broken_idx_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """A file that is cut short, too long, of another type or none of images is refused by its name."""
+    with pytest.raises(DataError, match=message):
+        write(tmp_path / name, content).table()
+
+
+def test_a_packed_file_that_ends_in_its_midst_is_named(tmp_path: Path) -> None:
+    """A gzip file that was cut is no traceback, for images or labels."""
+    large = np.random.default_rng(2).integers(0, 256, (500, 20, 20)).astype(np.uint8)
+    packed = gzip.compress(idx(large))
+    (tmp_path / "images.idx.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"images\.idx\.gz: .*end"):
+        open_source(str(tmp_path / "images.idx.gz")).table()
+    (tmp_path / "images.idx.gz").write_bytes(packed)
+    labels = gzip.compress(idx(np.arange(500) % 251))
+    (tmp_path / "labels.idx.gz").write_bytes(labels[:60])
+    with pytest.raises(DataError, match=r"labels\.idx\.gz: .*end"):
+        open_source(str(tmp_path / "images.idx.gz"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (idx(LABELS[:4]), r"labels.idx: labels of shape \[4\]; .*images.idx has 5 images"),
+        (idx(LABELS)[:-2], "labels.idx: ends after 3 labels; its header says 5"),
+    ],
+)
+def test_labels_of_another_number_are_refused(tmp_path: Path, labels: bytes, message: str) -> None:
+    """As many labels as images are expected, and said."""
+    (tmp_path / "labels.idx").write_bytes(labels)
+    with pytest.raises(DataError, match=message):
+        write(tmp_path / "images.idx", idx(IMAGES))
+
+
+def save(path: Path, pixels: Any, mode: str | None = None) -> None:
+    """Write an image, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.asarray(pixels, np.uint8))
+    (image if mode is None else image.convert(mode)).save(path)
+
+
+def test_a_folder_of_images_is_read_by_path(tmp_path: Path) -> None:
+    """Images come in the order of their paths, lazily, with their files and subfolders beside them."""
+    for number, name in enumerate(["bad/b.png", "good/a.bmp", "good/z.PNG", "good/deep/q.png"]):
+        save(tmp_path / name, np.full((3, 4), number))
+    (tmp_path / "good" / "notes.txt").write_text("not an image")
+    (tmp_path / "good" / ".hidden.png").write_text("not an image")
+    opened = open_source(str(tmp_path))
+    assert (opened.is_images, opened.rows, opened.label) == (True, 4, None)
+    table = opened.table()
+    assert table["file"].to_pylist() == ["bad/b.png", "good/a.bmp", "good/deep/q.png", "good/z.PNG"]
+    assert table["label"].to_pylist() == ["bad", "good", "good/deep", "good"]
+    images = images_of(table)
+    assert images.shape == (4, 1, 3, 4)
+    assert images[:, 0, 0, 0].tolist() == [0, 1, 3, 2]
+    (tmp_path / "good" / "z.PNG").write_bytes(b"broken")
+    assert next(opened.batches(2)).num_rows == 2
+
+
+def test_folders_of_colour_have_three_channels_and_flat_ones_no_labels(tmp_path: Path) -> None:
+    """RGB has three channels, a palette and opaque transparency too; without subfolders there are no labels."""
+    pixels = np.random.default_rng(3).integers(0, 256, (3, 4, 3)).astype(np.uint8)
+    save(tmp_path / "a.png", pixels)
+    save(tmp_path / "b.png", pixels, "RGBA")
+    save(tmp_path / "c.png", pixels // 255 * 255, "P")
+    opened = open_source(str(tmp_path))
+    assert opened.schema.names == ["image", "file"]
+    images = images_of(opened.table())
+    assert (images[:2] == pixels.transpose(2, 0, 1)).all()
+    assert images.shape == (3, 3, 3, 4)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+def test_grey_images_have_one_channel(tmp_path: Path, mode: str) -> None:
+    """Black and white are 0 and 255, whatever the mode that an image has."""
+    save(tmp_path / "a.png", [[0, 255]], mode)
+    assert images_of(open_source(str(tmp_path)).table()).tolist() == [[[[0, 255]]]]
+
+
+def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    """An image of another size, of colour among grey ones, transparent, of 16 bits, or broken is named."""
+    save(tmp_path / "a.png", np.zeros((3, 4)))
+    odd = tmp_path / "odd.png"
+    save(odd, np.zeros((5, 4)))
+    with pytest.raises(DataError, match=r"odd.png: \[1, 5, 4\]; expected \[1, 3, 4\] .*, as a.png has"):
+        open_source(str(tmp_path)).table()
+    save(odd, np.zeros((3, 4, 3)))
+    with pytest.raises(DataError, match=r"odd.png: \[3, 3, 4\]; expected \[1, 3, 4\]"):
+        open_source(str(tmp_path)).table()
+    save(odd, np.zeros((3, 4, 4)))
+    with pytest.raises(DataError, match="odd.png: an image of mode RGBA; expected grey or RGB, of 8 bits and opaque"):
+        open_source(str(tmp_path)).table()
+    Image.fromarray(np.zeros((3, 4), np.uint16)).save(odd)
+    with pytest.raises(DataError, match="odd.png: an image of mode I;16; expected grey or RGB"):
+        open_source(str(tmp_path)).table()
+    save(odd, np.random.default_rng(4).integers(0, 256, (40, 40)))
+    for content in (b"", b"no image", odd.read_bytes()[:800]):
+        odd.write_bytes(content)
+        with pytest.raises(DataError, match="odd.png: can't be read as an image"):
+            open_source(str(tmp_path)).table()
+
+
+def test_a_folder_of_parquet_files_may_hold_no_images(tmp_path: Path, table: pa.Table) -> None:
+    """Where there are Parquet files a folder is a table; an empty folder is neither."""
+    pq.write_table(table, tmp_path / "0.parquet")
+    assert not open_source(str(tmp_path)).is_images
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        open_source(str(tmp_path / "empty")).table()
+
+
+def test_large_images_come_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A batch of images has no more bytes than a bound, however many rows were asked for."""
+    monkeypatch.setattr(source_module, "IMAGE_BATCH_BYTES", 30)
+    np.save(tmp_path / "i.npy", IMAGES)
+    assert [batch.num_rows for batch in open_source(str(tmp_path / "i.npy")).batches()] == [2, 2, 1]

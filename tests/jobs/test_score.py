@@ -1,8 +1,10 @@
 """Scoring files."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,12 +13,40 @@ import pytest
 from vaeserve import Client
 from vaeserve.errors import ConfigError, DataError, InvalidInputError
 from vaeserve.local import LocalService
-from vaeserve.scores import ScoreOptions
+from vaeserve.messages import INPUT_DTYPES
+from vaeserve.scores import RowStatus, ScoreOptions, Scores
+from vaeserve.signature import Column, Signature
 from vaeserve.source import Source, open_source
-from vaeserve_jobs.engine import LocalEngine, ServerEngine
+from vaeserve.tensors import from_tensors
+from vaeserve.v1 import vae_pb2 as pb
+from vaeserve.v1.vae_pb2_grpc import add_VaeServiceServicer_to_server
+from vaeserve_jobs.engine import Inputs, LocalEngine, ServerEngine
 from vaeserve_jobs.score import Summary, score_file
 
 OPTIONS = ScoreOptions()
+MIXED = Signature.table(
+    [Column("zip", "categorical", ("01234", "A1")), Column("age", "numeric"), Column("city", "categorical", ("Rome",))]
+)
+
+
+class Recorder:
+    """An engine for `MIXED` that keeps what it is given, and finds nothing anomalous."""
+
+    signature = MIXED
+
+    def __init__(self) -> None:
+        self.inputs: list[Inputs] = []
+
+    def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
+        """Return zeros."""
+        del options
+        self.inputs.append(inputs)
+        zeros = np.zeros(len(inputs["numeric"]), np.float32)
+        status = np.full(len(zeros), RowStatus.OK, np.int8)
+        return Scores("m", "1", zeros, zeros, zeros, zeros, zeros.astype(float), zeros > 0, status)
+
+    def close(self) -> None:
+        """Let go of nothing."""
 
 
 @pytest.fixture
@@ -139,3 +169,61 @@ def test_a_kept_column_may_be_one_that_the_model_takes(engine: LocalEngine, tmp_
     score_file(open_source(str(tmp_path / "t.csv")), out, engine=engine, options=OPTIONS, keep=["c3"])
     kept = pq.read_table(out)["c3"].to_pylist()
     assert (kept[0], kept[-1]) == (4, 4.5)
+
+
+def test_a_table_of_all_kinds_reaches_the_engine_as_two_inputs(tmp_path: Path) -> None:
+    """Codes in a CSV file keep their zeros, and whatever else comes later; an empty cell is missing."""
+    lines = ["age,zip,city,note", *["1,01234,Rome,n"] * 100_000, ",A1,,n", "2.5,,Paris,n"]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    engine = Recorder()
+    summary = score_file(open_source(str(tmp_path / "t.csv")), tmp_path / "o.parquet", engine=engine, options=OPTIONS)
+    assert summary.rows == 100_002
+    numeric, categorical = (
+        np.concatenate([some[name] for some in engine.inputs]) for name in ("numeric", "categorical")
+    )
+    assert categorical[[0, -2, -1]].tolist() == [["01234", "Rome"], ["A1", ""], ["", "Paris"]]
+    np.testing.assert_array_equal(numeric[[0, -2, -1], 0], [1, np.nan, 2.5])
+
+
+class RecordingService:
+    """A service with one model, of `MIXED`, that keeps the inputs that it is sent."""
+
+    def __init__(self) -> None:
+        self.inputs: list[dict[str, np.ndarray]] = []
+
+    def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:  # noqa: N802 - gRPC's name
+        """Return the model."""
+        del request, context
+        return pb.GetModelResponse(
+            model=pb.ModelSpec(name="m", version="3"),
+            inputs=[pb.TensorSpec(name=i.name, dtype=INPUT_DTYPES[i.dtype], shape=i.shape) for i in MIXED.inputs],
+            columns=[pb.Column(name=c.name, kind=c.kind, categories=c.categories) for c in MIXED.columns],
+            manifest="{}",
+        )
+
+    ListModels = Encode = Decode = Reconstruct = GetModel
+
+    def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802 - gRPC's name
+        """Return no scores."""
+        del context
+        assert request.model.version == "3"
+        self.inputs.append(from_tensors(request.inputs))
+        return pb.ScoreResponse(model=request.model)
+
+
+def test_a_server_is_sent_every_input() -> None:
+    """Numbers and categories both reach a service, for the version that the job began with."""
+    recorded: Any = RecordingService()
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_VaeServiceServicer_to_server(recorded, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    engine = ServerEngine(f"127.0.0.1:{port}", "m")
+    try:
+        engine.score(MIXED.inputs_from({"age": [1, None], "zip": ["A1", "7"], "city": ["Rome", None]}), OPTIONS)
+    finally:
+        engine.close()
+        server.stop(None).wait()
+    (inputs,) = recorded.inputs
+    np.testing.assert_array_equal(inputs["numeric"], [[1], [np.nan]])
+    assert inputs["categorical"].tolist() == [["A1", "Rome"], ["7", ""]]

@@ -57,7 +57,7 @@ def test_scores_over_the_wire_are_the_runtimes_bits(models: Any, channel: grpc.C
     """A score that comes over gRPC has the bits that the runtime gives in this process."""
     rows, bundle = rows_of("table7", 50), models.bundles["table7"]
     response = VaeServiceStub(channel).Score(score_request(rows), timeout=20)
-    expected = Runtime.load(bundle).score({"numeric": rows}, bundle.noise[:8])
+    expected = Runtime.load(bundle).score({"numeric": rows}, bundle.noise[: bundle.manifest.num_samples])
     for name in ("elbo", "log_likelihood", "kl"):
         assert np.array(getattr(response, name), np.float32).tobytes() == expected[name].tobytes()
     assert np.array(response.score, np.float32).tobytes() == (-expected["elbo"]).tobytes()
@@ -102,7 +102,7 @@ def test_scores_over_the_wire_are_the_runtimes_bits(models: Any, channel: grpc.C
         (
             score_request(np.zeros((4000, 7), np.float32), num_samples=256),
             "OUT_OF_RANGE",
-            "rows: 4000 in a request, each counted 32 times for its samples",
+            "rows: 4000 in a request, each counted 128 times for its samples",
         ),
         (
             pb.ScoreRequest(model=pb.ModelSpec(name="table7"), inputs=[pb.Tensor(dtype=pb.FLOAT32, shape=[1, 7])]),
@@ -275,7 +275,7 @@ def test_sigterm_drains_and_exits_0(models: Any, tmp_path: Path, rows_of: Any) -
             watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
             assert next(watch).status == SERVING
             rows = np.tile(rows_of("table33", 1000), (20, 1))
-            request = pb.ScoreRequest(model=pb.ModelSpec(name="table33"), inputs=[to_tensor(rows)], num_samples=32)
+            request = pb.ScoreRequest(model=pb.ModelSpec(name="table33"), inputs=[to_tensor(rows)], num_samples=10)
             in_flight = VaeServiceStub(channel).Score.future(request, timeout=60)
             while not metric(service, "vaeserve_in_flight_requests"):
                 assert not in_flight.done()
