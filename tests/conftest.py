@@ -25,7 +25,7 @@ from vaeserve_training.train import train
 KINDS = {
     "table3": {"shape": (3,), "likelihood": "gaussian", "latent_dim": 2, "hidden": (7, 5)},
     "table7": {"shape": (7,), "likelihood": "gaussian", "latent_dim": 3, "hidden": (33, 21)},
-    "table33": {"shape": (33,), "likelihood": "gaussian", "latent_dim": 5, "hidden": (30, 30)},
+    "table33": {"shape": (33,), "likelihood": "student_t", "latent_dim": 5, "hidden": (30, 30), "members": 2},
     "binary21": {"shape": (21,), "likelihood": "bernoulli", "latent_dim": 7, "hidden": (21,)},
     "image": {"shape": (1, 5, 6), "likelihood": "gaussian", "latent_dim": 5, "hidden": (33,)},
     "grey": {"shape": (1, 7, 3), "likelihood": "bernoulli", "latent_dim": 3, "hidden": (30,)},
@@ -61,17 +61,20 @@ def dataset_of(kind: str, count: int = ROWS, *, seed: int = 0) -> Dataset:
     rows = normal_rows(spec["shape"], spec["likelihood"], count, seed=seed)  # type: ignore[arg-type]
     if rows.ndim == 4:
         return Dataset(kind, Signature.image(rows.shape[1:]), {"image": rows})
-    return Dataset(kind, Signature.table([f"c{index}" for index in range(rows.shape[1])]), {"numeric": rows})
+    return Dataset(kind, Signature.numbers([f"c{index}" for index in range(rows.shape[1])]), {"numeric": rows})
 
 
 def train_kind(kind: str, path: Path, *, steps: int = 60, seed: int = 0) -> Run:
     """Train a model of a kind for a moment, and write its run."""
     spec = KINDS[kind]
     model = {name: spec[name] for name in ("likelihood", "latent_dim", "hidden")}
-    config = load(TrainConfig, overrides={"model": model, "optimizer": {"max_steps": steps, "evaluate_every": 20}})
+    config = load(TrainConfig, overrides={
+        "model": model, "ensemble": {"size": spec.get("members", 1)},
+        "optimizer": {"max_steps": steps, "evaluate_every": 20},
+    })  # fmt: skip
     dataset = dataset_of(kind)
     parts = split(dataset, config.data, seed=seed)
-    return write_run(path, train(parts, config, seed=seed), dataset=dataset, split=parts, config=config, seed=seed)
+    return write_run(path, train(parts, config, seed=seed), dataset=dataset, split=parts, seed=seed)
 
 
 @pytest.fixture(autouse=True)

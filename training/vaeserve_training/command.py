@@ -1,69 +1,159 @@
-"""`vaeserve train`: from a source to a run, said as it goes."""
+"""`vaeserve train` and `vaeserve evaluate`: from a source to a run, and from a run to figures, said as it goes."""
 
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
 from vaeserve.config import load, parse_overrides
+from vaeserve.errors import ConfigError
 from vaeserve.progress import progress_bar
 from vaeserve.source import open_source
-from vaeserve_training.config import TrainConfig
-from vaeserve_training.data import Dataset, load_dataset, split
+from vaeserve_training.checkpoint import Checkpoints
+from vaeserve_training.config import PRESETS, TrainConfig
+from vaeserve_training.data import Dataset, load_dataset, read_dataset, split
+from vaeserve_training.evaluate import estimate_log_likelihood, evaluate_rows, scorable_rows
 from vaeserve_training.run import Run, refuse_target, write_run
 from vaeserve_training.train import Evaluation, pick_device
 from vaeserve_training.train import train as train_vae
+
+# Rows that the log-likelihood is estimated on.
+ESTIMATE_ROWS = 1000
 
 
 def train(
     data: str,
     out: Path,
     *,
+    preset: str,
     config: Path | None,
     overrides: Sequence[str],
     label: str | None,
     normal: str | None,
     drop: Sequence[str],
+    kinds: Sequence[str],
     seed: int,
     device: str,
+    resume: bool,
     console: Console,
     as_json: bool,
 ) -> None:
     """Train on `data` and write the run to `out`. Raises as what it calls does, before anything is written."""
     # What can be refused in a moment is, before what takes minutes.
-    settings = load(TrainConfig, file=config, overrides=parse_overrides(overrides))
+    settings = load(
+        TrainConfig, file=config, overrides=_with_kinds(parse_overrides(overrides), kinds), defaults=_preset(preset)
+    )
     refuse_target(out)
+    Checkpoints.refuse(out, resume=resume)
     pick_device(device)
-    dataset = load_dataset(open_source(data), label=label, normal=normal, drop=drop)
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one speaks and writes
+    console.quiet = not leads
+    dataset = load_dataset(
+        open_source(data),
+        label=label,
+        normal=normal,
+        drop=drop,
+        kinds=settings.data.kinds,
+        memory_bytes=int(settings.data.memory_gib * 2**30),
+    )
     parts = split(dataset, settings.data, seed=seed)
     _say_data(dataset, console)
+    identity = {"data": dataset.sha256(), "settings": settings.model_dump(mode="json"), "seed": seed}
+    checkpoints = Checkpoints.beside(out, identity)
     with progress_bar(console, "steps, held-out ELBO {task.fields[elbo]} nats") as progress:
         task = progress.add_task("training", total=settings.optimizer.max_steps, elbo="...")
 
         def show(evaluation: Evaluation) -> None:
             progress.update(task, completed=evaluation.step, elbo=f"{evaluation.elbo:.2f}")
 
-        trained = train_vae(parts, settings, seed=seed, device=device, on_evaluation=show)
+        trained = train_vae(parts, settings, seed=seed, device=device, checkpoints=checkpoints, on_evaluation=show)
         progress.update(task, total=trained.evaluations[-1].step)  # it may have stopped early
-    run = write_run(out, trained, dataset=dataset, split=parts, config=settings, seed=seed)
+    if not leads:
+        return
+    run = write_run(out, trained, dataset=dataset, split=parts, seed=seed)
+    checkpoints.remove()
+    for warning in trained.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
     if as_json:
         print(json.dumps({"run": str(out), **run.record.test}))
     else:
         _say_run(run, console)
 
 
+def evaluate(
+    path: Path, data: str, *, label: str | None, normal: str | None, num_samples: int, console: Console, as_json: bool
+) -> None:
+    """Print how well the run at `path` explains the rows of `data`, and tells anomalous ones where labels exist."""
+    run = Run.open(path)
+    ensemble = run.ensemble()
+    dataset = read_dataset(open_source(data), run.record.signature, label=label, normal=normal)
+    figures = evaluate_rows(ensemble, dataset, seed=run.record.seed)
+    normal_rows = scorable_rows(ensemble, dataset)
+    if dataset.anomalous is not None:
+        normal_rows &= ~dataset.anomalous
+    some = np.random.default_rng(run.record.seed).permutation(np.flatnonzero(normal_rows))[:ESTIMATE_ROWS]
+    estimate, error = estimate_log_likelihood(ensemble, dataset[np.sort(some)], samples=num_samples)
+    figures[f"iwae_{num_samples}"] = estimate
+    if math.isfinite(error):  # one row has none
+        figures[f"iwae_{num_samples}_standard_error"] = error
+    if as_json:
+        print(json.dumps({"run": str(path), "rows": len(dataset), **figures}))
+        return
+    rows = f"{len(dataset)} rows"
+    if dataset.anomalous is not None:
+        rows += f", {int(dataset.anomalous.sum())} of them labelled anomalous"
+    console.print(f"{escape(dataset.name)}: {rows}; means over the normal ones, in nats:")
+    for name, value in figures.items():
+        console.print(f"  {name.replace('_', ' '):<24} {value:.6g}")
+
+
+def _preset(name: str) -> Mapping[str, Mapping[str, object]]:
+    for preset, settings in PRESETS.items():
+        if preset == name:
+            return settings
+    raise ConfigError(f"--preset {name}: expected one of {', '.join(PRESETS)}")
+
+
+def _with_kinds(sections: dict[str, dict[str, object]], kinds: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Return the overrides with `COLUMN=KIND` assignments among them; raises ConfigError for one of another form."""
+    stated: dict[str, str] = {}
+    for assignment in kinds:
+        column, equals, kind = assignment.rpartition("=")
+        if not equals:
+            raise ConfigError(f"--kind {assignment}: expected COLUMN=numeric, COLUMN=binary or COLUMN=categorical")
+        stated[column] = kind
+    if stated:
+        sections.setdefault("data", {})["kinds"] = stated
+    return sections
+
+
 def _say_data(dataset: Dataset, console: Console) -> None:
     if dataset.signature.columns:
-        shape = f"{len(dataset.signature.columns)} columns of numbers"
+        shape = f"{len(dataset.signature.columns)} columns"
     else:
         shape = " x ".join(map(str, dataset.signature.inputs[0].shape[1:])) + " images"
     labels = "" if dataset.anomalous is None else f", {int(dataset.anomalous.sum())} of them labelled anomalous"
     console.print(f"{escape(dataset.name)}: {len(dataset)} rows, {shape}{labels}")
+    for kind in ("numeric", "binary", "categorical"):
+        names = [column.name for column in dataset.signature.columns if column.kind == kind]
+        if names:
+            console.print(f"  {kind}: {escape(_some(names))}")
+    missing = [column.name for column in dataset.signature.columns if column.nullable]
+    if missing:
+        console.print(f"  with missing values: {escape(_some(missing))}")
     if dataset.constant_columns:
-        names = escape(", ".join(dataset.constant_columns))
-        console.print(f"[yellow]warning:[/] constant, so nothing to learn from: {names}")
+        constant = escape(", ".join(dataset.constant_columns))
+        console.print(f"[yellow]warning:[/] constant, so nothing to learn from, and masked: {constant}")
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _say_run(run: Run, console: Console) -> None:

@@ -14,7 +14,7 @@ import os
 import platform
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,17 +23,18 @@ from typing import Any, Literal, Self
 import numpy as np
 import safetensors
 import safetensors.torch
+import tomli_w
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vaeserve.atomic import write_folder
 from vaeserve.errors import RunError, first_line
 from vaeserve.signature import Signature
-from vaeserve_training.config import ModelConfig, TrainConfig
+from vaeserve_training.config import EnsembleConfig, ModelConfig
 from vaeserve_training.data import Dataset, Split
-from vaeserve_training.evaluate import evaluate
+from vaeserve_training.ensemble import Ensemble
+from vaeserve_training.evaluate import evaluate_rows
 from vaeserve_training.train import Evaluation, Trained
-from vaeserve_training.vae import VAE
 
 LABEL = "anomalous"
 
@@ -51,7 +52,8 @@ class Record(BaseModel):
     signature: Signature
     config: dict[str, dict[str, Any]]
     seed: int
-    best: dict[str, float]
+    best: dict[str, Any]
+    best_member: int
     test: dict[str, float]
     versions: dict[str, str]
 
@@ -78,15 +80,18 @@ class Run:
             raise RunError(f"{path / 'run.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         return cls(path, record)
 
-    def vae(self) -> VAE:
+    def ensemble(self) -> Ensemble:
         """Return the trained model; raises RunError if its weights can't be read."""
         weights = self.path / "weights.safetensors"
         try:
-            vae = VAE.build(self.record.signature, ModelConfig.model_validate(self.record.config.get("model")))
-            vae.load_state_dict(safetensors.torch.load_file(weights))
+            model = ModelConfig.model_validate(self.record.config.get("model"))
+            size = EnsembleConfig.model_validate(self.record.config.get("ensemble")).size or 1
+            ensemble = Ensemble.build(self.record.signature, model, size=size, best=self.record.best_member)
+            ensemble.reserve_prior(model)
+            ensemble.load_state_dict(safetensors.torch.load_file(weights))
         except (OSError, RuntimeError, ValidationError, safetensors.SafetensorError) as error:
             raise RunError(f"{weights}: not this run's weights: {first_line(error)}") from None
-        return vae.eval()
+        return ensemble.eval()
 
     def calibration(self) -> Dataset:
         """Return the normal rows held out for calibration."""
@@ -96,7 +101,7 @@ class Run:
         """Return the rows held out for the test, with their labels where there are any."""
         return self._rows("test.npz")
 
-    def evaluations(self) -> list[dict[str, float]]:
+    def evaluations(self) -> list[dict[str, Any]]:
         """Return the metrics, one entry an evaluation."""
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
@@ -111,16 +116,14 @@ class Run:
         return Dataset(self.record.data, self.record.signature, inputs, anomalous)
 
 
-def write_run(path: Path, trained: Trained, *, dataset: Dataset, split: Split, config: TrainConfig, seed: int) -> Run:
+def write_run(path: Path, trained: Trained, *, dataset: Dataset, split: Split, seed: int) -> Run:
     """Write a run at `path`: beside it, then renamed; all of it or nothing.
 
     Raises RunError if `path` exists or can't be written.
     """
     refuse_target(path)
-    settings = config.model_dump(mode="json")
     # What was chosen is said, so that the weights fit however the defaults may change.
-    settings["model"]["latent_dim"] = trained.vae.latent_dim
-    settings["model"]["likelihood"] = trained.vae.likelihood.name
+    settings = trained.config.model_dump(mode="json")
     record = Record(
         created=datetime.now(UTC),
         data=dataset.name,
@@ -129,14 +132,15 @@ def write_run(path: Path, trained: Trained, *, dataset: Dataset, split: Split, c
         signature=dataset.signature,
         config=settings,
         seed=seed,
-        best=trained.best.as_dict(),
-        test=evaluate(trained.vae, split.test, seed=seed),
+        best=asdict(trained.best),
+        best_member=trained.ensemble.best,
+        test=evaluate_rows(trained.ensemble, split.test, seed=seed),
         versions=library_versions(),
     )
     files = {
-        "config.toml": _toml(settings).encode(),
+        "config.toml": tomli_w.dumps(settings).encode(),
         "run.json": record.model_dump_json(indent=2).encode(),
-        "weights.safetensors": safetensors.torch.save(trained.vae.state_dict()),
+        "weights.safetensors": safetensors.torch.save(trained.ensemble.state_dict()),
         "metrics.jsonl": _json_lines(trained.evaluations).encode(),
         "calibration.npz": _npz(split.calibration),
         "test.npz": _npz(split.test),
@@ -180,13 +184,4 @@ def _npz(dataset: Dataset) -> bytes:
 
 
 def _json_lines(evaluations: list[Evaluation]) -> str:
-    return "".join(json.dumps(evaluation.as_dict()) + "\n" for evaluation in evaluations)
-
-
-def _toml(settings: dict[str, dict[str, Any]]) -> str:
-    """Return sections of plain values as TOML, whose scalars and lists are JSON's."""
-    sections = (
-        "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())])
-        for name, section in settings.items()
-    )
-    return "\n\n".join(sections) + "\n"
+    return "".join(json.dumps(asdict(evaluation)) + "\n" for evaluation in evaluations)

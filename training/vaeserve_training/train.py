@@ -1,30 +1,53 @@
 """The training loop, top to bottom: climb the bound on the training rows, stop on the held-out one."""
 
+import copy
+import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from vaeserve.errors import ConfigError, DataError
-from vaeserve_training.config import OptimizerConfig, TrainConfig
+from vaeserve_training.batches import Batches
+from vaeserve_training.checkpoint import Checkpoint, Checkpoints
+from vaeserve_training.collapse import usage, warnings_of
+from vaeserve_training.config import ModelConfig, OptimizerConfig, TrainConfig
 from vaeserve_training.data import Dataset, Split
-from vaeserve_training.features import Inputs
-from vaeserve_training.likelihoods import Bernoulli
+from vaeserve_training.ensemble import Ensemble
+from vaeserve_training.features import Rows, tensors_of
+from vaeserve_training.feed import Feed
+from vaeserve_training.learner import Learner, learner_of
 from vaeserve_training.objective import bounds
-from vaeserve_training.vae import VAE
+from vaeserve_training.prior import Exemplars
+from vaeserve_training.randomness import generator_of, seed_of
+from vaeserve_training.vae import UNIT, VAE, Posterior
 
-EVALUATION_ROWS = 4096
+# How many rows tell the scales, and how many the held-out bound.
+FIT_ROWS = 200_000
+VALIDATION_ROWS = 10_000
+ROWS_AT_ONCE = 4096
+# The share of the steps after which the worst rows are known, and not yet learned.
+TRIMMED_FROM = 0.03
+# Weights x rows of a step that one thread does as fast as two.
+WORK_OF_ONE_THREAD = 3e7
+# The scaled value that makes a column suspect.
+OUTLIER = 1e6
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What one evaluation measured, in nats a row, after `seconds` of training.
 
-    train_bound: the objective over the batches since the last evaluation; the rest are means over the validation rows.
+    train_bound: the objective over the batches since the last evaluation; the others are of the validation rows, means
+    over the members. active_units, latent_kl and mutual_information are those of the best member; see `Usage`.
     """
 
     step: int
@@ -32,20 +55,24 @@ class Evaluation:
     elbo: float
     log_likelihood: float
     kl: float
+    active_units: int
+    latent_kl: list[float]
+    mutual_information: float
     seconds: float
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the evaluation by name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, as it was at the best of its evaluations."""
+    """A trained model, as it was at the best of its evaluations, and what a person should know of it.
 
-    vae: VAE
+    config: its settings, with what was left open decided.
+    """
+
+    config: TrainConfig
+    ensemble: Ensemble
     evaluations: list[Evaluation]
     best: Evaluation
+    warnings: list[str]
 
 
 def train(
@@ -54,93 +81,125 @@ def train(
     *,
     seed: int,
     device: str = "cpu",
+    checkpoints: Checkpoints | None = None,
     on_evaluation: Callable[[Evaluation], None] = lambda _: None,
 ) -> Trained:
-    """Train a VAE on `split.train` until the bound of `split.validation` no longer rises.
+    """Train on `split.train` until the bound of `split.validation` no longer rises, or to the last step if it is empty.
 
-    The same split, settings, seed and machine give the same bits. Raises DataError if the loss stops being a number.
+    The same split, settings, seed and machine give the same bits, also where a killed training goes on from its
+    `checkpoints`. Raises DataError if the loss stops being a number, RunError if a checkpoint can't be read or written.
     """
-    optimizer_config = config.optimizer
-    torch.manual_seed(seed)
-    vae = VAE.build(split.train.signature, config.model)
-    if isinstance(vae.likelihood, Bernoulli):
-        _refuse_outside_unit_range(split.train)
-    vae.fit_features(_tensors(split.train, torch.device("cpu")))
-    torch_device = pick_device(device)
-    vae.to(torch_device)
-    generator = torch.Generator(torch_device).manual_seed(seed)
-    with torch.no_grad():  # data that fits lives on the device, scaled once
-        x_train = vae.features(_tensors(split.train, torch_device))
-        x_validation = vae.features(_tensors(split.validation, torch_device))
-    # One fixed draw for all evaluations, so that they differ by the model alone.
-    validation_noise = torch.randn(len(x_validation), 1, vae.latent_dim, generator=generator, device=torch_device)
+    config = config.resolve(split.train.signature, rows=len(split.train))
+    steps, objective = config.optimizer, config.objective
+    fabric = fabric_for(device, steps)
+    ensemble = _untrained(split.train, config, seed=seed).to(fabric.device)
+    memory_bytes = config.data.memory_gib * 2**30
+    feed = Feed(split.train, ensemble, device=fabric.device, memory_bytes=memory_bytes)
+    watched = (split.validation if len(split.validation) else split.train)[slice(VALIDATION_ROWS)]
+    validation = Feed(watched, ensemble, device=fabric.device, memory_bytes=math.inf)
+    batches = Batches(
+        feed,
+        config,
+        seed=seed,
+        latent_dim=ensemble.member.latent_dim,
+        takes_noise=ensemble.member.features.takes_noise,
+        process=fabric.global_rank,
+        processes=fabric.world_size,
+    )
+    learner = learner_of(ensemble, objective)
+    adam = torch.optim.Adam(learner.parameters(), lr=steps.learning_rate, fused=True)
+    here = checkpoints.load() if checkpoints else None
+    if here:
+        learner.load_state_dict(here.weights)
+        adam.load_state_dict(here.optimizer)
+    model, optimizer = fabric.setup(learner, adam)
+    evaluations = [Evaluation(**values) for values in here.evaluations] if here else []
+    started = saved = time.monotonic()
+    before = evaluations[-1].seconds if evaluations else 0.0
+    losses = []
 
-    optimizer = torch.optim.Adam(vae.parameters(), lr=optimizer_config.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(optimizer_config))
-    batch_rows = min(optimizer_config.batch_rows, len(x_train))
-    evaluations: list[Evaluation] = []
-    best: Evaluation | None = None
-    best_state: dict[str, Tensor] = {}
-    order, position = torch.empty(0, dtype=torch.long), 0
-    climbed, started = torch.zeros((), device=torch_device), time.monotonic()
+    with threads_for(learner, batches.rows):
+        for step in range(here.step + 1 if here else 1, steps.max_steps + 1):
+            if here and _is_over(here, evaluations, config, held_out=len(split.validation)):
+                break
+            rows, noise, seen = batches.at(step)
+            for group in adam.param_groups:
+                group["lr"] = steps.learning_rate * _rate(step, steps)
+            beta = objective.beta * min(1.0, step / max(1.0, objective.kl_warmup * steps.max_steps))
+            trim = objective.trim if step > TRIMMED_FROM * steps.max_steps else 0.0
+            loss = model(rows, noise, seen, beta, trim)  # (members,)
+            optimizer.zero_grad()
+            fabric.backward(loss.sum())
+            learner.clip_gradients(steps.gradient_norm)
+            optimizer.step()
+            losses.append(loss.detach())
 
-    for step in range(1, optimizer_config.max_steps + 1):
-        if position + batch_rows > len(order):
-            order, position = torch.randperm(len(x_train), generator=generator, device=torch_device), 0
-        x = x_train[order[position : position + batch_rows]]
-        position += batch_rows
+            if step % steps.evaluate_every and step != steps.max_steps:
+                continue
+            learner.copy_to(ensemble)
+            climbed = -torch.stack(losses).mean(1).cpu()  # (steps,)
+            measured, ensemble.best = _evaluate(ensemble, validation, config, seed=seed)
+            evaluation = Evaluation(step, float(climbed.mean()), *measured, before + time.monotonic() - started)
+            if not math.isfinite(evaluation.train_bound + evaluation.elbo):
+                finite = torch.isfinite(climbed).tolist()
+                at = step - len(finite) + 1 + (finite.index(False) if False in finite else len(finite) - 1)
+                raise DataError(_no_number(at, split.train, _some_rows(feed)) + _kept(here, checkpoints))
+            losses.clear()
+            evaluations.append(evaluation)
+            on_evaluation(evaluation)
+            best = here.best if here and len(split.validation) else None
+            weights = {name: value.detach().clone() for name, value in learner.state_dict().items()}
+            if best is None or _climbed(evaluation, config) > _climbed(evaluations[best["index"]], config):
+                best = {"index": len(evaluations) - 1, "member": ensemble.best, "weights": weights}
+            here = Checkpoint(step, weights, _copy(adam.state_dict()), [asdict(entry) for entry in evaluations], best)
+            if checkpoints and fabric.is_global_zero and time.monotonic() - saved >= steps.checkpoint_seconds:
+                checkpoints.save(here)
+                saved = time.monotonic()
 
-        noise = torch.randn(len(x), 1, vae.latent_dim, generator=generator, device=torch_device)
-        parts = bounds(vae, x, noise)
-        objective = (parts.log_likelihood - optimizer_config.beta * parts.kl).mean()
-        optimizer.zero_grad()
-        (-objective).backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), optimizer_config.gradient_norm)
-        optimizer.step()
-        schedule.step()
-        climbed += objective.detach()
-
-        if step % optimizer_config.evaluate_every and step != optimizer_config.max_steps:
-            continue
-        since = step - (evaluations[-1].step if evaluations else 0)
-        evaluation = Evaluation(
-            step,
-            float(climbed) / since,
-            *_evaluate(vae, x_validation, validation_noise),
-            time.monotonic() - started,
-        )
-        climbed.zero_()
-        if not math.isfinite(evaluation.train_bound + evaluation.elbo):
-            raise DataError(
-                f"{split.train.name}: the bound is no number at step {step}; expected a finite one: lower "
-                "optimizer.learning_rate, or look for columns of enormous range"
-            )
-        evaluations.append(evaluation)
-        on_evaluation(evaluation)
-        if best is None or _objective(evaluation, optimizer_config) > _objective(best, optimizer_config):
-            best = evaluation
-            best_state = {name: value.clone() for name, value in vae.state_dict().items()}
-        if step - best.step >= optimizer_config.patience * optimizer_config.evaluate_every:
-            break
-
-    assert best is not None  # noqa: S101 - the last step is always evaluated
-    vae.load_state_dict(best_state)
-    return Trained(vae.cpu().eval(), evaluations, best)
+    assert here is not None  # noqa: S101 - the last step is always evaluated
+    learner.load_state_dict(here.best["weights"])
+    learner.copy_to(ensemble)
+    ensemble.best = here.best["member"]
+    if config.model.prior == "exemplars":
+        _fit_exemplars(ensemble, feed, config, seed=seed)
+    best_evaluation = evaluations[here.best["index"]]
+    warnings = (
+        []
+        if ensemble.member.point
+        else warnings_of(best_evaluation.active_units, ensemble.member.latent_dim, objective)
+    )
+    return Trained(config, ensemble.cpu().eval(), evaluations, best_evaluation, list(warnings))
 
 
-def _refuse_outside_unit_range(dataset: Dataset) -> None:
-    """Raise DataError, naming the column, for a table that holds what Bernoulli has no density for."""
-    numeric = dataset.inputs.get("numeric")
-    if numeric is None:  # pixels are intensities in [0, 1]
-        return
-    outside = (numeric < 0) | (numeric > 1)
-    if outside.any():
-        column = int(np.flatnonzero(outside.any(axis=0))[0])
-        value = numeric[outside[:, column], column][0]
-        raise DataError(
-            f"{dataset.name}: column {dataset.signature.features[column]!r} holds {value:g}; "
-            "model.likelihood = bernoulli expects values from 0 to 1"
-        )
+def fabric_for(device: str, config: OptimizerConfig) -> Fabric:
+    """Return the launched Fabric for `device`: this process alone, or one of those that torchrun started.
+
+    Raises ConfigError for a device that isn't there.
+    """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the command says what there is to say
+    accelerator = pick_device(device).type
+    processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=here,
+        num_nodes=processes // here,
+        strategy="ddp" if processes > 1 else "auto",
+        precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def threads_for(learner: Learner, batch_rows: int) -> Iterator[None]:
+    """Let PyTorch have one thread while a step has little work: more would mostly wait for each other."""
+    before = torch.get_num_threads()
+    if batch_rows * sum(parameter.numel() for parameter in learner.parameters()) < WORK_OF_ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pick_device(name: str) -> torch.device:
@@ -155,32 +214,134 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _tensors(dataset: Dataset, device: torch.device) -> Inputs:
-    return {name: torch.tensor(array, device=device) for name, array in dataset.inputs.items()}
+def _untrained(dataset: Dataset, config: TrainConfig, *, seed: int) -> Ensemble:
+    """Return the ensemble whose weights the seed draws, on the CPU so that they are the same on any device."""
+    _refuse_outside_unit_range(dataset, config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed))
+        ensemble = Ensemble.build(dataset.signature, config.model, size=config.ensemble.size or 1)
+    rows = np.random.default_rng(seed).permutation(len(dataset))[:FIT_ROWS]
+    inputs = tensors_of(dataset.signature, dataset.take(np.sort(rows)))
+    for vae in ensemble:
+        vae.features.fit(inputs)
+    return ensemble
 
 
-def _schedule(config: OptimizerConfig) -> Callable[[int], float]:
-    """Return the learning rate's factor at a step: up linearly, then down a cosine to a hundredth."""
+def _refuse_outside_unit_range(dataset: Dataset, config: ModelConfig) -> None:
+    """Raise DataError, naming the column, for a table that holds what the likelihood has no density for."""
+    if config.likelihood not in UNIT or not dataset.signature.numeric_columns:
+        return
+    columns = [column.name for column in dataset.signature.numeric_columns]
+    for start in range(0, len(dataset), FIT_ROWS):
+        numeric = dataset.take(np.arange(start, min(start + FIT_ROWS, len(dataset))))["numeric"]
+        outside = (numeric < 0) | (numeric > 1)
+        if outside.any():
+            column = int(np.flatnonzero(outside.any(axis=0))[0])
+            raise DataError(
+                f"{dataset.name}: column {columns[column]!r} holds {numeric[outside[:, column], column][0]:g}; "
+                f"model.likelihood = {config.likelihood} expects values from 0 to 1"
+            )
 
-    def factor(step: int) -> float:
-        if step < config.warmup_steps:
-            return (step + 1) / config.warmup_steps
-        done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    return factor
+def _rate(step: int, config: OptimizerConfig) -> float:
+    """Return the learning rate's factor at a step: up linearly, then down a cosine to a two-hundredth."""
+    if step <= config.warmup_steps:
+        return step / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    return 0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @torch.no_grad()
-def _evaluate(vae: VAE, x: Tensor, noise: Tensor) -> tuple[float, float, float]:
-    """Return the mean ELBO, log-likelihood and KL of rows `x`, in nats."""
-    totals = torch.zeros(3, dtype=torch.float64)
-    for some_x, some_noise in zip(x.split(EVALUATION_ROWS), noise.split(EVALUATION_ROWS), strict=True):
-        parts = bounds(vae, some_x, some_noise)
-        totals += torch.stack([parts.elbo, parts.log_likelihood, parts.kl]).double().sum(1).cpu()
-    elbo, log_likelihood, kl = (totals / len(x)).tolist()
-    return elbo, log_likelihood, kl
+def _evaluate(
+    ensemble: Ensemble, validation: Feed, config: TrainConfig, *, seed: int
+) -> tuple[tuple[float, float, float, int, list[float], float], int]:
+    """Return the mean ELBO, log-likelihood and KL, the best member's usage, and which member that is."""
+    # One fixed draw for all evaluations, so that they differ by the model alone.
+    latent_dim, device = ensemble.member.latent_dim, ensemble.member.features.takes_noise.device
+    generator = generator_of(device, seed, len(validation))
+    noise = torch.randn(len(validation), 1, latent_dim, generator=generator, device=device)
+    figures = []
+    for index, vae in enumerate(ensemble):
+        totals = torch.zeros(3, dtype=torch.float64)
+        for rows, points in zip(_chunks(validation.all_of(index)), noise.split(ROWS_AT_ONCE), strict=True):
+            some = bounds(vae, rows, points)
+            totals += torch.stack([some.elbo, some.log_likelihood, some.kl]).double().sum(1).cpu()
+        figures.append((totals / len(validation)).tolist())
+    best = max(range(len(ensemble)), key=lambda index: _weighted(figures[index][1], figures[index][2], config))
+    elbo, log_likelihood, kl = np.mean(figures, axis=0).tolist()
+    posterior = list(ensemble)[best].encode(next(_chunks(validation.all_of(best))))
+    return (elbo, log_likelihood, kl, *usage(posterior, noise[:ROWS_AT_ONCE, 0])), best
 
 
-def _objective(evaluation: Evaluation, config: OptimizerConfig) -> float:
-    return evaluation.log_likelihood - config.beta * evaluation.kl
+def _is_over(here: Checkpoint, evaluations: list[Evaluation], config: TrainConfig, *, held_out: int) -> bool:
+    """Tell whether the held-out bound has risen for the last time, as far as patience goes."""
+    # What the bound was before beta was whole says nothing of when to stop.
+    since = max(evaluations[here.best["index"]].step, config.objective.kl_warmup * config.optimizer.max_steps)
+    return held_out > 0 and here.step - since >= config.optimizer.patience * config.optimizer.evaluate_every
+
+
+def _climbed(evaluation: Evaluation, config: TrainConfig) -> float:
+    return _weighted(evaluation.log_likelihood, evaluation.kl, config)
+
+
+def _weighted(log_likelihood: float, kl: float, config: TrainConfig) -> float:
+    return log_likelihood - config.objective.beta * kl
+
+
+@torch.no_grad()
+def _fit_exemplars(ensemble: Ensemble, feed: Feed, config: TrainConfig, *, seed: int) -> None:
+    """Replace the members' prior by a mixture of the posteriors of training rows, the worst explained left out."""
+    device, exemplars = ensemble.member.features.takes_noise.device, config.model.exemplars
+    positions = torch.randperm(len(feed), generator=generator_of(device, seed), device=device)
+    positions = positions[: math.ceil(exemplars / (1 - config.objective.trim))]
+    rows = feed.take(positions.expand(len(ensemble), -1))
+    of_members = [rows.pick(index) for index in range(len(ensemble))]
+    if config.objective.trim:
+        elbos = [_elbos(vae, mine) for vae, mine in zip(ensemble, of_members, strict=True)]
+        best = torch.stack(elbos).mean(0).argsort(descending=True)[:exemplars]
+        of_members = [mine.pick(best) for mine in of_members]
+    for vae, mine in zip(ensemble, of_members, strict=True):
+        vae.prior = Exemplars.of(*_posteriors(vae, mine))
+
+
+def _elbos(vae: VAE, rows: Rows) -> Tensor:
+    """Return the ELBO of each row at its posterior's mean."""
+    noise = torch.zeros(1, vae.latent_dim, device=rows.x.device)
+    return torch.cat([bounds(vae, some, noise).elbo for some in _chunks(rows)])
+
+
+def _posteriors(vae: VAE, rows: Rows) -> Posterior:
+    parts = [vae.encode(some) for some in _chunks(rows)]
+    return Posterior(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _chunks(rows: Rows) -> Iterator[Rows]:
+    return (rows.pick(slice(start, start + ROWS_AT_ONCE)) for start in range(0, len(rows.x), ROWS_AT_ONCE))
+
+
+def _no_number(step: int, dataset: Dataset, rows: Rows) -> str:
+    """Say what a loss that is no number most likely comes from, given some of the rows."""
+    largest, feature = rows.x.abs().amax(0).max(0)
+    cause = "lower optimizer.learning_rate"
+    if largest > OUTLIER:
+        name = dataset.signature.features[int(feature)]
+        cause += f", or --drop {name!r}, which has values {float(largest):.3g} times its usual deviation"
+    return f"{dataset.name}: the loss is no number at step {step}; expected a finite one: {cause}"
+
+
+def _some_rows(feed: Feed) -> Rows:
+    return feed.take(torch.arange(min(len(feed), VALIDATION_ROWS)).expand(1, -1)).pick(0)
+
+
+def _kept(here: Checkpoint | None, checkpoints: Checkpoints | None) -> str:
+    """Keep the last good checkpoint, and say where."""
+    if not (here and checkpoints):
+        return ""
+    checkpoints.save(here)
+    return f"; the checkpoint of step {here.step} is kept at {checkpoints.path}"
+
+
+def _copy(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state as it is now."""
+    copied: dict[str, Any] = copy.deepcopy(state)
+    return copied
