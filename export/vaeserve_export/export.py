@@ -32,10 +32,10 @@ from vaeserve_export.noise import sobol_normal
 from vaeserve_export.reference import Arrays, Reference
 from vaeserve_service.runtime import TOLERANCE, Runtime, output_error
 from vaeserve_service.runtime import VERSION as ONNXRUNTIME_VERSION
+from vaeserve_training.prior import Exemplars
 from vaeserve_training.run import Record, Run, library_versions
 from vaeserve_training.vae import VAE
 
-NUM_SAMPLES = 8
 # The rate to decide by, where none is asked for: the least of these that the calibration rows support.
 FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
 GOLDEN_ROWS = 8
@@ -59,16 +59,18 @@ def export(
     version that exists.
     """
     target = _target(repository, name, version)
+    _refuse_categories(run)
     calibration_rows, held_out = run.calibration(), run.test()[slice(PARITY_ROWS)].inputs
     rate = _rate(false_positive_rate, rows=len(calibration_rows))
-    vae = run.vae()
+    ensemble = run.ensemble()
+    vae = ensemble.member
     points = sobol_normal(vae.latent_dim, seed=run.record.seed)
-    noise = points[:NUM_SAMPLES]
+    noise = points[: ensemble.num_samples]
 
     say("tracing the graphs")
-    traced = trace(vae, _tensors(_some(held_out)), torch.tensor(points[:2]))
+    traced = trace(ensemble, _tensors(_some(held_out)), torch.tensor(points[:2]))
     graphs = {graph: model.SerializeToString() for graph, model in traced.items()}
-    runtime, reference = Runtime(graphs), Reference(vae)
+    runtime, reference = Runtime(graphs), Reference(ensemble)
     say("measuring parity with PyTorch")
     parity = _parity(runtime, reference, held_out, noise)
     golden = _golden(vae, reference, noise, seed=run.record.seed)
@@ -90,10 +92,13 @@ def export(
         created=datetime.now(UTC),
         signature=run.record.signature,
         latent_dim=vae.latent_dim,
-        likelihood=vae.likelihood.name,
+        likelihoods=vae.likelihoods,
         density=vae.density,
-        prior="standard_normal",
-        num_samples=NUM_SAMPLES,
+        prior="exemplars" if isinstance(vae.prior, Exemplars) else "standard_normal",
+        exemplars=len(vae.prior.bias) if isinstance(vae.prior, Exemplars) else 0,
+        members=len(ensemble),
+        best_member=ensemble.best,
+        num_samples=ensemble.num_samples,
         false_positive_rate=rate,
         opset=OPSET,
         files=entries(files),
@@ -104,6 +109,16 @@ def export(
         exported_with=_versions(),
     )
     return write(target, files, manifest)
+
+
+def _refuse_categories(run: Run) -> None:
+    names = [column.name for column in run.record.signature.categorical_columns]
+    if names:
+        drops = " ".join(f"--drop {name!r}" for name in names)
+        raise RefusedError(
+            f"{run.path}: column {names[0]!r} is categorical, which the graphs don't take yet; expected numbers: train "
+            f"with {drops}"
+        )
 
 
 def _check_golden(runtime: Runtime, golden: Arrays, noise: NDArray[np.float32]) -> None:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from vaeserve import __version__
 from vaeserve.errors import RefusedError
 from vaeserve_export.operators import check_operators
+from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import Inputs
-from vaeserve_training.objective import bounds
-from vaeserve_training.vae import VAE
 
 # The first opset with a GroupNormalization whose bits hold in any batch; ONNX Runtime knows it since 1.20.
 OPSET = 21
@@ -25,13 +24,13 @@ SAMPLES = torch.export.Dim("samples")
 
 
 class Encoder(nn.Module):
-    """Raw inputs to the posterior, NaN for a row that can't be taken."""
+    """Raw inputs to the best member's posterior, NaN for a row that can't be taken."""
 
     outputs = ("mean", "log_variance", "status")
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae = ensemble.member
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, ...]:
         """Return mean and log-variance, [rows, latent], and status [rows]."""
@@ -43,11 +42,11 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to the reconstruction in raw units and the likelihood's parameters."""
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
-        self.vae = vae
-        weight = next(vae.decoder.parameters())
-        self.outputs = tuple(self._named(weight.new_zeros(1, vae.latent_dim)))
+        self.vae = ensemble.member
+        weight = next(self.vae.decoder.parameters())
+        self.outputs = tuple(self._named(weight.new_zeros(1, self.vae.latent_dim)))
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs that `outputs` names, one row for each of `z` [rows, latent]."""
@@ -64,14 +63,14 @@ class Scorer(nn.Module):
 
     outputs = ("elbo", "log_likelihood", "kl", "iwae", "feature_log_likelihood", "status")
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
-        self.vae = vae
+        self.ensemble = ensemble
 
     def forward(self, inputs: Inputs, noise: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs that `outputs` names, for `noise` [samples, latent]."""
-        parts = bounds(self.vae, self.vae.features(inputs), noise)
-        status = self.vae.features.status(inputs)
+        parts = self.ensemble.score(inputs, noise)
+        status = self.ensemble.status(inputs)
         return (*_only_scorable(status, parts), status)
 
 
@@ -82,7 +81,7 @@ def _only_scorable(status: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def trace(vae: VAE, inputs: Inputs, noise: Tensor) -> dict[str, onnx.ModelProto]:
+def trace(ensemble: Ensemble, inputs: Inputs, noise: Tensor) -> dict[str, onnx.ModelProto]:
     """Return the three graphs, with a symbolic `rows` axis and, in the scorer, a symbolic `samples` axis.
 
     inputs: two example rows or more. noise: two points or more, [samples, latent].
@@ -90,13 +89,13 @@ def trace(vae: VAE, inputs: Inputs, noise: Tensor) -> dict[str, onnx.ModelProto]
     Raises RefusedError for an operator that isn't allowed.
     """
     rows = {name: {0: ROWS} for name in inputs}
-    z = torch.zeros(2, vae.latent_dim)
+    z = torch.zeros(2, ensemble.member.latent_dim)
     return {
-        "encoder": _trace("encoder", Encoder(vae), {"inputs": inputs}, {"inputs": rows}, (*inputs,)),
-        "decoder": _trace("decoder", Decoder(vae), {"z": z}, {"z": {0: ROWS}}, ("z",)),
+        "encoder": _trace("encoder", Encoder(ensemble), {"inputs": inputs}, {"inputs": rows}, (*inputs,)),
+        "decoder": _trace("decoder", Decoder(ensemble), {"z": z}, {"z": {0: ROWS}}, ("z",)),
         "scorer": _trace(
             "scorer",
-            Scorer(vae),
+            Scorer(ensemble),
             {"inputs": inputs, "noise": noise},
             {"inputs": rows, "noise": {0: SAMPLES}},
             (*inputs, "noise"),

@@ -11,12 +11,14 @@ EDGE = 1e-7
 
 
 def sobol_normal(latent_dim: int, *, seed: int, points: int = POINTS) -> NDArray[np.float32]:
-    """Return standard-normal points [points, latent_dim]: scrambled Sobol through the normal quantile.
+    """Return standard-normal points [points, latent_dim], every other one the opposite of the one before.
 
-    The first 2^k of them are as evenly spread as 2^k points can be, so a mean over few has little error.
-    Source: Owen, Scrambling Sobol' and Niederreiter-Xing Points, 1998.
+    They are scrambled Sobol points through the normal quantile: the first 2^k are as evenly spread as 2^k points can
+    be, so a mean over few has little error, and with opposites none where what is averaged is linear. Sources: Owen,
+    Scrambling Sobol' and Niederreiter-Xing Points, 1998; Monte Carlo Theory, Methods and Examples, 2013, section 8.2.
     """
     engine = torch.quasirandom.SobolEngine(latent_dim, scramble=True, seed=seed)
-    uniform = engine.draw(points, dtype=torch.float64).clamp(EDGE, 1 - EDGE)
-    normal: NDArray[np.float32] = torch.special.ndtri(uniform).to(torch.float32).numpy()
+    uniform = engine.draw(-(-points // 2), dtype=torch.float64).clamp(EDGE, 1 - EDGE)
+    half = torch.special.ndtri(uniform).to(torch.float32)
+    normal: NDArray[np.float32] = torch.stack([half, -half], dim=1).reshape(-1, latent_dim)[:points].numpy()
     return normal

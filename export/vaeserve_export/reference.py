@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from vaeserve_export.graphs import Decoder, Encoder, Scorer
-from vaeserve_training.vae import VAE
+from vaeserve_training.ensemble import Ensemble
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -18,10 +18,10 @@ ROWS_AT_ONCE = 1024
 class Reference:
     """A model's three graphs, computed by PyTorch in float64."""
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, ensemble: Ensemble) -> None:
         # A copy, for `double` changes a module in place.
-        vae = copy.deepcopy(vae).double().eval()
-        self._encoder, self._decoder, self._scorer = Encoder(vae), Decoder(vae), Scorer(vae)
+        ensemble = copy.deepcopy(ensemble).double().eval()
+        self._encoder, self._decoder, self._scorer = Encoder(ensemble), Decoder(ensemble), Scorer(ensemble)
 
     def encode(self, inputs: Arrays) -> Arrays:
         """Return what the encoder graph should."""

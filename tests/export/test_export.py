@@ -33,7 +33,7 @@ KINDS = ["table3", "table7", "table33", "binary21", "image", "grey"]
 def test_a_bundle_agrees_with_pytorch_in_double_precision(models: Any, rows_of: Any, kind: str) -> None:
     """On fresh rows that the export never saw, every output lies within the tolerance of a float64 reference."""
     bundle = models.bundles[kind]
-    runtime, reference = Runtime.load(bundle), Reference(models.runs[kind].vae())
+    runtime, reference = Runtime.load(bundle), Reference(models.runs[kind].ensemble())
     (name,) = (spec.name for spec in bundle.manifest.signature.inputs)
     inputs, noise = {name: rows_of(kind, 2000, seed=9)}, bundle.noise[:8]
     mean = runtime.encode(inputs)["mean"]
@@ -86,7 +86,9 @@ def test_the_manifest_says_what_was_done(models: Any) -> None:
 def test_the_calibration_is_the_scores_of_the_calibration_rows(models: Any) -> None:
     """calibration.npy holds, sorted, the very bits that scoring the calibration rows gives, for both bounds."""
     bundle = models.bundles["table7"]
-    outputs = Runtime.load(bundle).score(models.runs["table7"].calibration().inputs, bundle.noise[:8])
+    outputs = Runtime.load(bundle).score(
+        models.runs["table7"].calibration().inputs, bundle.noise[: bundle.manifest.num_samples]
+    )
     for bound in Bound:
         assert bundle.calibration.scores[bound].tobytes() == np.sort(-outputs[bound.value]).tobytes()
     baseline = -outputs["feature_log_likelihood"].mean(0, dtype=np.float64)
@@ -105,9 +107,9 @@ def test_golden_rows_are_synthetic(models: Any) -> None:
 def test_graphs_that_compute_something_else_are_refused(models: Any) -> None:
     """Where ONNX Runtime's outputs aren't the trained model's, the export says which and by how much."""
     run = models.runs["table7"]
-    trained, other = run.vae(), run.vae()
+    trained, other = run.ensemble(), run.ensemble()
     with torch.no_grad():
-        other.encoder[0].bias += 0.01
+        other.member.encoder[0].bias += 0.01
     inputs = run.test().inputs
     graphs = trace(other, {name: torch.tensor(a[:2]) for name, a in inputs.items()}, torch.zeros(2, 3))
     runtime = Runtime({name: model.SerializeToString() for name, model in graphs.items()})
@@ -117,36 +119,36 @@ def test_graphs_that_compute_something_else_are_refused(models: Any) -> None:
 
 def test_a_model_with_a_batch_dependent_operator_is_refused(models: Any) -> None:
     """A Softplus in the network stops the export by name."""
-    vae = models.runs["table7"].vae()
-    vae.encoder[1] = torch.nn.Softplus()
+    ensemble = models.runs["table7"].ensemble()
+    ensemble.member.encoder[1] = torch.nn.Softplus()
     with pytest.raises(RefusedError, match=r"encoder\.onnx: operator Softplus"):
-        trace(vae, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
+        trace(ensemble, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
 
 
 def test_golden_rows_are_checked_when_a_bundle_is_loaded(models: Any) -> None:
     """Graphs of another model under right hashes are caught by the golden rows, and so are golden rows with a gap."""
     bundle, run = models.bundles["table7"], models.runs["table7"]
-    other = run.vae()
+    other = run.ensemble()
     with torch.no_grad():
-        other.decoder[0].bias += 0.01
+        other.member.decoder[0].bias += 0.01
     graphs = trace(other, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
     runtime = Runtime({name: model.SerializeToString() for name, model in graphs.items()})
     with pytest.raises(BundleError, match=r"decoder\.onnx: \w+ of the golden rows is off by .* expected 0\.0001"):
-        runtime.check(bundle.golden, bundle.noise[:8])
+        runtime.check(bundle.golden, bundle.noise[: bundle.manifest.num_samples])
     for name, message in (("scorer/elbo", "off by inf"), ("latents", "expected inputs/NAME and latents")):
         golden = {key: array for key, array in bundle.golden.items() if key != name}
         with pytest.raises(BundleError, match=message):
-            Runtime.load(bundle).check(golden, bundle.noise[:8])
+            Runtime.load(bundle).check(golden, bundle.noise[: bundle.manifest.num_samples])
 
 
 def test_columns_of_any_scale_export(tmp_path: Path) -> None:
     """A column of billions is no reason to refuse: single precision resolves it as well as any other."""
     rows = np.random.default_rng(0).normal(size=(3000, 3)) * [1e9, 1.0, 1e-6]
-    dataset = Dataset("scales", Signature.table([*"abc"]), {"numeric": rows.astype(np.float32)})
+    dataset = Dataset("scales", Signature.numbers([*"abc"]), {"numeric": rows.astype(np.float32)})
     config = load(TrainConfig, overrides={"optimizer": {"max_steps": 40, "evaluate_every": 20}})
     parts = split(dataset, config.data, seed=0)
     trained = train(parts, config, seed=0)
-    run = write_run(tmp_path / "run", trained, dataset=dataset, split=parts, config=config, seed=0)
+    run = write_run(tmp_path / "run", trained, dataset=dataset, split=parts, seed=0)
     assert export(run, tmp_path / "models", name="scales").manifest.parity.errors["decoder/numeric"] <= TOLERANCE
 
 

@@ -57,6 +57,22 @@ def test_a_product_with_a_matrix_of_the_rows_own_is_refused() -> None:
         check_operators(model(helper.make_node("MatMul", ["x", "v"], ["y"]), inputs=batched), "scorer")
 
 
-def test_no_sum_over_an_axis_is_allowed_but_the_two_that_hold() -> None:
-    """Of the reductions, only the maximum and log-sum-exp are allowed: sums are products with ones."""
-    assert {name for name in ALLOWED if name.startswith("Reduce")} == {"ReduceMax", "ReduceLogSumExp"}
+def test_no_sum_over_an_axis_is_allowed_but_those_that_hold() -> None:
+    """Of the reductions, only the maximum and logarithms of sums are allowed: sums are products with ones."""
+    allowed = {name for name in ALLOWED if name.startswith("Reduce")}
+    assert allowed == {"ReduceMax", "ReduceLogSum", "ReduceLogSumExp"}
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+def test_the_logarithm_of_a_sum_has_one_term(terms: int) -> None:
+    """A logarithm may be spelled as that of a sum of one term; a longer sum is refused, whatever it is called."""
+    axes = helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [-1])
+    node = helper.make_node("ReduceLogSum", ["x", "axes"], ["y"], keepdims=0)
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", 3, terms])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["rows", 3])
+    model = helper.make_model(helper.make_graph([node], "graph", [x], [y], [axes]))
+    if terms == 1:
+        check_operators(model, "scorer")
+    else:
+        with pytest.raises(RefusedError, match="ReduceLogSum .* sums 2 terms of x; expected one"):
+            check_operators(model, "scorer")
