@@ -5,10 +5,16 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import serving
+from benchmarks import detection, likelihood, novelty, pyod_time, serving
 from benchmarks.environment import environment
 
-BENCHMARKS = {"serving": serving}
+BENCHMARKS = {
+    "detection": detection,
+    "likelihood": likelihood,
+    "novelty": novelty,
+    "pyod": pyod_time,
+    "serving": serving,
+}
 
 
 def main(arguments: list[str]) -> None:

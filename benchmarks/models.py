@@ -15,7 +15,15 @@ from vaeserve_training.run import write_run
 SEED = 0
 TAB = "tab"
 TAB_FEATURES = 32
-TAB_MODEL = ModelConfig(likelihood="gaussian", latent_dim=16, hidden=(128, 128))
+TAB_MODEL = ModelConfig(
+    likelihood="gaussian",
+    scaling=("standard",),
+    latent_dim=16,
+    hidden=(128, 128),
+    prior="standard_normal",
+    score_sigma=0.0,
+    num_samples=8,
+)
 TRAINING_ROWS = 4000
 # How well a model fits doesn't change what it costs.
 BRIEFLY = OptimizerConfig(max_steps=200, warmup_steps=20)
@@ -27,13 +35,11 @@ def tab(work: Path) -> Bundle:
     path = repository / TAB / "1"
     if path.exists():
         return Bundle.open(path)
-    dataset = Dataset(TAB, Signature.table([f"x{i}" for i in range(TAB_FEATURES)]), {"numeric": rows(TRAINING_ROWS)})
+    dataset = Dataset(TAB, Signature.numbers([f"x{i}" for i in range(TAB_FEATURES)]), {"numeric": rows(TRAINING_ROWS)})
     config = TrainConfig(model=TAB_MODEL, optimizer=BRIEFLY)
     parts = split(dataset, config.data, seed=SEED)
     trained = train(parts, config, seed=SEED)
-    return export(
-        write_run(run, trained, dataset=dataset, split=parts, config=config, seed=SEED), repository, name=TAB, version=1
-    )
+    return export(write_run(run, trained, dataset=dataset, split=parts, seed=SEED), repository, name=TAB, version=1)
 
 
 def rows(count: int, *, seed: int = SEED) -> NDArray[np.float32]:
