@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -43,12 +44,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"steps_tried": STEPS, "ours_to_pyod": ratios(runs), "runs": runs}
 
 
-def ratios(runs: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Return our times to pyod's, of all sets together; None if one of its AUROCs wasn't reached."""
-    if any(run["ours_to_pyod"] is None for run in runs):
-        return dict.fromkeys(TIMES)
-    times = {name: [sum(run[who][name] for run in runs) for who in ("reached", "pyod")] for name in TIMES}
-    return {name: round(ours / theirs, 4) for name, (ours, theirs) in times.items()}
+def ratios(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return our times to pyod's where our mean AUROC over the sets first reaches its own; None if it never does."""
+    theirs = statistics.fmean(run["pyod"]["auroc"] for run in runs)
+    for tried in zip(*(run["tried"] for run in runs), strict=True):
+        ours = statistics.fmean(trial["auroc"] for trial in tried)
+        if ours >= theirs:
+            times = {
+                name: round(sum(trial[name] for trial in tried) / sum(run["pyod"][name] for run in runs), 4)
+                for name in TIMES
+            }
+            return {"steps": tried[0]["steps"], "auroc": round(ours, 5), "pyod_auroc": round(theirs, 5), **times}
+    return {"steps": None, "pyod_auroc": round(theirs, 5), **dict.fromkeys(TIMES)}
 
 
 def _run(path: Path, python: str, *, seed: int) -> dict[str, Any]:
@@ -64,12 +71,8 @@ def _run(path: Path, python: str, *, seed: int) -> dict[str, Any]:
     validation = settings(PRESETS["fast"], []).data.validation
     split = adbench.split_of(dataset, division, contaminated=False, validation=validation, seed=seed)
     _fast(split, 1, seed=seed)  # what a first training loads isn't training
-    tried = []
-    for steps in STEPS:
-        tried.append(_fast(split, steps, seed=seed))
-        if tried[-1]["auroc"] >= theirs["auroc"]:
-            break
-    reached = tried[-1] if tried[-1]["auroc"] >= theirs["auroc"] else None
+    tried = [_fast(split, steps, seed=seed) for steps in STEPS]
+    reached = next((trial for trial in tried if trial["auroc"] >= theirs["auroc"]), None)
     run = {
         "set": dataset.name,
         "seed": seed,
