@@ -32,6 +32,7 @@ from vaeserve_export.noise import sobol_normal
 from vaeserve_export.reference import Arrays, Reference
 from vaeserve_service.runtime import TOLERANCE, Runtime, output_error
 from vaeserve_service.runtime import VERSION as ONNXRUNTIME_VERSION
+from vaeserve_training.evaluate import scorable_rows
 from vaeserve_training.prior import Exemplars
 from vaeserve_training.run import Record, Run, library_versions
 from vaeserve_training.vae import VAE
@@ -60,10 +61,13 @@ def export(
     """
     target = _target(repository, name, version)
     _refuse_categories(run)
-    calibration_rows, held_out = run.calibration(), run.test()[slice(PARITY_ROWS)].inputs
-    rate = _rate(false_positive_rate, rows=len(calibration_rows))
     ensemble = run.ensemble()
     vae = ensemble.member
+    calibration_rows, held_out = run.calibration(), run.test()[slice(PARITY_ROWS)].inputs
+    calibration_rows = calibration_rows[scorable_rows(ensemble, calibration_rows)]
+    if not len(calibration_rows):
+        raise RefusedError(f"{run.path}: none of its calibration rows can be scored; expected one or more")
+    rate = _rate(false_positive_rate, rows=len(calibration_rows))
     points = sobol_normal(vae.latent_dim, seed=run.record.seed)
     noise = points[: ensemble.num_samples]
 

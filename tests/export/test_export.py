@@ -14,7 +14,7 @@ from vaeserve.bundle import Bundle
 from vaeserve.config import load
 from vaeserve.errors import BundleError, ConfigError, OperatorError, RefusedError
 from vaeserve.scores import Bound
-from vaeserve.signature import Signature
+from vaeserve.signature import Column, Signature
 from vaeserve_export.export import _parity, export
 from vaeserve_export.graphs import OPSET, trace
 from vaeserve_export.noise import sobol_normal
@@ -150,6 +150,28 @@ def test_columns_of_any_scale_export(tmp_path: Path) -> None:
     trained = train(parts, config, seed=0)
     run = write_run(tmp_path / "run", trained, dataset=dataset, split=parts, seed=0)
     assert export(run, tmp_path / "models", name="scales").manifest.parity.errors["decoder/numeric"] <= TOLERANCE
+
+
+def test_whole_numbers_missing_values_and_bits_export(tmp_path: Path) -> None:
+    """Values that many rows share part no single from double precision; rows that can't be scored calibrate nothing."""
+    generator = np.random.default_rng(0)
+    rows = np.column_stack([generator.poisson(3.3, 800), generator.random(800) < 0.3, 1e6 * generator.random(800)])
+    rows[generator.random(800) < 0.2, 0] = np.nan
+    rows[generator.random(800) < 0.05] = np.nan
+    columns = [Column("visits", "numeric", nullable=True), Column("member", "binary", nullable=True)]
+    signature = Signature.table([*columns, Column("income", "numeric", nullable=True)])
+    dataset = Dataset("mixed", signature, {"numeric": rows.astype(np.float32)})
+    settings: dict[str, Any] = {
+        "model": {"scaling": ["quantile", "standard", "robust"]},
+        "optimizer": {"max_steps": 60},
+    }
+    config = load(TrainConfig, overrides=settings)
+    parts = split(dataset, config.data, seed=0)
+    run = write_run(tmp_path / "run", train(parts, config, seed=0), dataset=dataset, split=parts, seed=0)
+    bundle = export(run, tmp_path / "models", name="mixed")
+    whole = int(np.isfinite(parts.calibration.inputs["numeric"]).any(axis=1).sum())
+    assert bundle.manifest.calibration.rows == whole < len(parts.calibration)
+    assert bundle.manifest.members == 3
 
 
 def test_versions_count_up_and_are_never_overwritten(models: Any, tmp_path: Path) -> None:

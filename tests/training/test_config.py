@@ -67,7 +67,7 @@ def test_file_environment_and_flags_lie_above_a_preset(tmp_path: Path, monkeypat
         ({"ensemble": {"size": 0}}, "ensemble.size: 0"),
         ({"objective": {"beta": float("nan")}}, "objective.beta"),
         ({"objective": {"bound": "iwae", "free_bits": 0.1}}, "free_bits = 0.1 with bound = iwae, which has no KL"),
-        ({"model": {"posterior": "point", "prior": "exemplars"}}, "expected prior = standard_normal"),
+        ({"model": {"posterior": "point", "prior": "exemplars"}}, "expected standard_normal"),
         ({"data": {"validation": 0.5, "calibration": 0.3, "test": 0.2}}, "are 1; expected less than 1"),
         ({"data": {"kinds": {"a": "number"}}}, "data.kinds.a: 'number'"),
     ],

@@ -114,21 +114,6 @@ def test_too_few_rows_are_refused() -> None:
         split(dataset, DataConfig(), seed=0)
 
 
-def test_constant_columns_are_named(tmp_path: Path) -> None:
-    """Columns with one value only are told, for nothing can be learned from them."""
-    assert load_dataset(source(tmp_path, a=[1, 2], b=[3, 3])).constant_columns == ["b"]
-
-
-def test_constant_is_what_never_changes_nor_misses_in_normal_rows(tmp_path: Path) -> None:
-    """Anomalous rows don't count, a missing value does; categories may be constant too."""
-    data = source(
-        tmp_path, a=[3, 3, 4], b=[3, None, 3], c=["x", "x", "y"], d=["x", None, "x"], e=[1, 2, 1], y=[0, 0, 1]
-    )
-    dataset = load_dataset(data, label="y", kinds={"d": "categorical"})
-    assert dataset.constant_columns == ["a", "c"]
-    assert dataset[np.array([0, 2])].constant_columns == ["a", "b", "c", "d", "e"]
-
-
 MIXED = {
     "n": [1.5, None, 2.5, -1.0] * 10,
     "c": ["x", "long", None, ""] * 10,
@@ -200,7 +185,6 @@ def test_rows_on_disk_are_the_same(tmp_path: Path, columns: dict[str, Any]) -> N
     assert all(isinstance(array, np.memmap) for array in there.arrays.values())
     assert not any(isinstance(array, np.memmap) for array in here.arrays.values())
     assert here.sha256() == there.sha256()
-    assert here.constant_columns == there.constant_columns
     for name, array in there.take(np.array([7, 3, 3])).items():
         np.testing.assert_array_equal(array, here.inputs[name][[7, 3, 3]])
     assert set(Path(tempfile.gettempdir()).glob("vaeserve-*")) == left
@@ -236,7 +220,6 @@ def test_images_are_read_with_their_labels(tmp_path: Path) -> None:
     assert (dataset.inputs["image"] == images).all()
     assert dataset.anomalous is not None
     assert dataset.anomalous.tolist() == (np.arange(12) % 3 == 0).tolist()
-    assert dataset.constant_columns == []
     with pytest.raises(DataError, match="these are images; expected a table"):
         load_dataset(open_source(str(tmp_path / "i.npz")), kinds={"image": "numeric"})
 

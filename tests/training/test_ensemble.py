@@ -108,7 +108,7 @@ def test_a_reserved_prior_takes_the_exemplars_weights() -> None:
     trained, read, plain = ensemble(), ensemble(), ensemble()
     for vae in trained:
         vae.prior = Exemplars.of(torch.randn(5, 2), torch.zeros(5, 2))
-    config = ModelConfig(latent_dim=2, exemplars=5)
+    config = ModelConfig(latent_dim=2, prior="exemplars", exemplars=5)
     read.reserve_prior(config)
     read.load_state_dict(trained.state_dict())
     for one, other in zip(trained.bounds(ROWS, NOISE), read.bounds(ROWS, NOISE), strict=True):

@@ -192,7 +192,7 @@ def test_beta_warms_up_step_by_step(parts: Split, warmup: float) -> None:
     """The loss of each step has beta times its share of the warm-up's steps, and from then on beta."""
     settings = config(
         max_steps=10, evaluate_every=1, learning_rate=1e-30, patience=100,
-        objective={"kl_warmup": warmup, "beta": 2.0, "samples": 2},
+        objective={"kl_warmup": warmup, "beta": 2.0, "samples": 2, "input_noise": 0.1},
     )  # fmt: skip
     trained = train(parts, settings, seed=0)  # whose weights stay what they were
     feed = Feed(parts.train, trained.ensemble, device=torch.device("cpu"), memory_bytes=math.inf)
@@ -557,3 +557,69 @@ def test_bernoulli_takes_no_table_of_other_numbers() -> None:
         expected = f"column 'mean radius' holds .*; model.likelihood = {likelihood} expects values from 0"
         with pytest.raises(DataError, match=expected):
             train(tumours, config(model={"likelihood": likelihood}), seed=0)
+
+
+def test_rows_that_nobody_labelled_teach_nothing(parts: Split) -> None:
+    """With contamination stated, a cluster of anomalies among the training rows is still surprising at the end."""
+    normal = parts.train.inputs["numeric"]
+    cluster = (8 + 0.05 * np.random.default_rng(0).normal(size=(len(normal) // 20, 6))).astype(np.float32)
+    dirty = replace(parts, train=numbers("dirty", np.concatenate([normal, cluster])))
+
+    def clusters_score(contamination: float) -> float:
+        settings = config(max_steps=400, objective={"contamination": contamination}, model={"prior": "exemplars"})
+        trained = train(dirty, settings, seed=0)
+        assert trained.config.model.exemplars == int(len(dirty.train) * (1 - 2 * contamination))
+        return evaluate_rows(trained.ensemble, numbers("cluster", cluster))["score"]
+
+    assert clusters_score(0.05) > clusters_score(0.0) + 20  # nats
+
+
+def test_iwae_stops_by_its_own_bound(parts: Split) -> None:
+    """What is climbed is what is watched: the best evaluation is that of the best IWAE bound, not of the best ELBO."""
+    objective = {"bound": "iwae", "samples": 20, "kl_warmup": 0.0}
+    trained = train(parts, config(max_steps=200, evaluate_every=20, objective=objective), seed=0)
+    assert trained.best.bound == max(evaluation.bound for evaluation in trained.evaluations)
+    assert all(evaluation.bound > evaluation.elbo for evaluation in trained.evaluations)
+
+
+def test_an_ensembles_loss_that_is_no_number_has_its_message_too(parts: Split) -> None:
+    """Several members stop as one does: with the step and the likely cause."""
+    with pytest.raises(DataError, match=r"the loss is no number at step \d+; .* optimizer.learning_rate"):
+        train(parts, config(max_steps=200, learning_rate=1e30, warmup_steps=0, size=2), seed=0)
+
+
+def test_a_table_without_a_column_that_varies_is_refused(parts: Split) -> None:
+    """Where all columns are constant there is nothing to train."""
+    same = replace(parts, train=numbers("same", np.full((50, 6), 3.0)))
+    with pytest.raises(DataError, match="same: no column varies over the training rows; expected one or more"):
+        train(same, config(max_steps=10), seed=0)
+
+
+def test_masked_columns_are_told(parts: Split) -> None:
+    """A column of one value in the training rows is named in a warning."""
+    rows = parts.train.inputs["numeric"].copy()
+    rows[:, 2] = 7
+    trained = train(replace(parts, train=numbers("constant", rows)), config(max_steps=20), seed=0)
+    assert any(warning.endswith("and masked: c") for warning in trained.warnings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": {"network": "conv"}}, "model.network = conv: is for images; expected mlp or residual"),
+        ({"model": {"likelihood": "discretized_logistic"}}, "is for images; expected student_t or gaussian"),
+        ({"objective": {"binarize": True}}, "objective.binarize = true: is for images"),
+    ],
+)
+def test_what_is_for_images_is_refused_for_a_table(parts: Split, settings: dict[str, Any], message: str) -> None:
+    """A network, a likelihood or an objective of images is no table's."""
+    with pytest.raises(ConfigError, match=message):
+        train(parts, load(TrainConfig, overrides=settings), seed=0)
+
+
+def test_images_too_small_for_convolutions_are_refused() -> None:
+    """Three pixels on a side can't be halved twice."""
+    rows = Dataset("tiny", Signature.image((1, 3, 3)), {"image": np.zeros((40, 1, 3, 3), np.uint8)})
+    settings = load(TrainConfig, overrides={"model": {"network": "conv"}})
+    with pytest.raises(ConfigError, match="model.network = conv: images of 3 pixels on a side; expected 4 or more"):
+        train(split(rows, settings.data, seed=0), settings, seed=0)

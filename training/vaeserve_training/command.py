@@ -65,6 +65,8 @@ def train(
     _say_data(dataset, console)
     identity = {"data": dataset.sha256(), "settings": settings.model_dump(mode="json"), "seed": seed}
     checkpoints = Checkpoints.beside(out, identity)
+    if resume and not checkpoints.path.exists():
+        console.print(f"[yellow]warning:[/] {escape(str(checkpoints.folder))}: no checkpoint to resume; starting anew")
     with progress_bar(console, "steps, held-out ELBO {task.fields[elbo]} nats") as progress:
         task = progress.add_task("training", total=settings.optimizer.max_steps, elbo="...")
 
@@ -146,9 +148,6 @@ def _say_data(dataset: Dataset, console: Console) -> None:
     missing = [column.name for column in dataset.signature.columns if column.nullable]
     if missing:
         console.print(f"  with missing values: {escape(_some(missing))}")
-    if dataset.constant_columns:
-        constant = escape(", ".join(dataset.constant_columns))
-        console.print(f"[yellow]warning:[/] constant, so nothing to learn from, and masked: {constant}")
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

@@ -19,6 +19,10 @@ LikelihoodName = Literal[
 ]
 
 
+# Less can't be halved twice.
+SMALLEST_CONV_SIDE = 4
+
+
 class DataConfig(Section):
     """What the columns are, and which shares of the normal rows are held out.
 
@@ -54,7 +58,7 @@ class ModelConfig(Section):
     128, 128 for a table, 512, 512 for images of more than 256 values, and 32, 64 for conv.
     posterior: point makes a deterministic autoencoder, to compare with; its score is no bound.
     prior: what rows are scored under; training is always under N(0, I). exemplars is a mixture of the posteriors of as
-    many training rows.
+    many training rows. auto is exemplars for a table and standard_normal for images.
     score_sigma: the posterior's standard deviation in scoring, whatever the encoder says; 0 takes the encoder's.
     num_samples: noise points of a score, unless it is asked for with others.
     """
@@ -65,17 +69,15 @@ class ModelConfig(Section):
     latent_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
     hidden: Annotated[tuple[Width, ...], Field(min_length=1)] | None = None
     posterior: Literal["gaussian", "point"] = "gaussian"
-    prior: Literal["standard_normal", "exemplars"] = "exemplars"
+    prior: Literal["auto", "standard_normal", "exemplars"] = "auto"
     exemplars: Annotated[int, Field(ge=1, le=100_000)] = 2000
     score_sigma: Annotated[float, Field(ge=0)] = 0.1
     num_samples: Annotated[int, Field(ge=1, le=256)] = 2
 
     @model_validator(mode="after")
     def _has_a_density(self) -> Self:
-        if self.posterior == "point" and self.prior != "standard_normal":
-            raise ValueError(
-                f"prior = {self.prior} with posterior = point, which has no density; expected prior = standard_normal"
-            )
+        if self.posterior == "point" and self.prior == "exemplars":
+            raise ValueError("prior = exemplars with posterior = point, which has no density; expected standard_normal")
         return self
 
     def resolve(self, signature: Signature, *, rows: int) -> Self:
@@ -88,15 +90,26 @@ class ModelConfig(Section):
         for name, for_images in (("network", {"conv"}), ("likelihood", {"discretized_logistic"})):
             if not image and getattr(self, name) in for_images:
                 raise ConfigError(f"model.{name} = {getattr(self, name)}: is for images; {_FOR_TABLES[name]}")
+        smallest = min(signature.inputs[0].shape[2:], default=0)
+        if self.network == "conv" and smallest < SMALLEST_CONV_SIDE:
+            raise ConfigError(
+                f"model.network = conv: images of {smallest} pixels on a side; expected {SMALLEST_CONV_SIDE} or more"
+            )
         return self.model_copy(
             update={
                 "likelihood": ("gaussian" if image else "student_t") if self.likelihood == "auto" else self.likelihood,
                 "network": "mlp" if self.network == "auto" else self.network,
                 "latent_dim": self.latent_dim or min(max(round(0.75 * features), 4), 32),
                 "hidden": self.hidden or self._hidden(image=image, features=features),
+                "prior": self._prior(image=image),
                 "exemplars": min(self.exemplars, rows),
             }
         )
+
+    def _prior(self, *, image: bool) -> str:
+        if self.prior != "auto":
+            return self.prior
+        return "standard_normal" if image or self.posterior == "point" else "exemplars"
 
     def _hidden(self, *, image: bool, features: int) -> tuple[int, ...]:
         if self.network == "conv":
@@ -123,7 +136,8 @@ class ObjectiveConfig(Section):
     kl_warmup: the share of the steps over which beta rises from 0.
     free_bits: nats of KL that each latent dimension has for nothing.
     samples: noise points a row.
-    input_noise: the standard deviation of what is added to the encoder's scaled input (denoising).
+    input_noise: the standard deviation of what is added to the encoder's scaled input (denoising); None is 0.1 for a
+    table and none for images.
     binarize: draw each training pixel as a bit with its grey level as the probability, anew each time.
     contamination: the share of the training rows that may be anomalous, though nobody labelled them. Twice as many of
     each batch's rows, those that are explained worst, teach nothing once training has begun, nor become exemplars.
@@ -134,7 +148,7 @@ class ObjectiveConfig(Section):
     kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.3
     free_bits: Nats = 0.0
     samples: Annotated[int, Field(ge=1, le=1000)] = 1
-    input_noise: Annotated[float, Field(ge=0)] = 0.1
+    input_noise: Annotated[float, Field(ge=0)] | None = None
     binarize: bool = False
     contamination: Annotated[float, Field(ge=0, le=0.25)] = 0.0
 
@@ -189,9 +203,12 @@ class TrainConfig(Config):
             raise ConfigError("objective.binarize = true: is for images; a table's binary columns are bits already")
         size = self.ensemble.size or (len(self.model.scaling) if signature.numeric_columns else 1)
         ensemble = self.ensemble.model_copy(update={"size": size})
+        noise = self.objective.input_noise
+        noise = (0.1 if signature.columns else 0.0) if noise is None else noise
+        objective = self.objective.model_copy(update={"input_noise": noise})
         # Rows that teach nothing are no exemplars either.
         model = self.model.resolve(signature, rows=max(1, int(rows * (1 - self.objective.trim))))
-        return self.model_copy(update={"model": model, "ensemble": ensemble})
+        return self.model_copy(update={"model": model, "ensemble": ensemble, "objective": objective})
 
 
 Preset = Literal["textbook", "fast", "default", "quality"]

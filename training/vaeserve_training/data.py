@@ -68,21 +68,6 @@ class Dataset:
         """How many bytes `inputs` has."""
         return sum(array.itemsize * math.prod(array.shape[1:]) for array in self.arrays.values()) * len(self)
 
-    @property
-    def constant_columns(self) -> list[str]:
-        """The table's columns that hold one value only, and never miss it, in the rows that aren't anomalous."""
-        same: dict[str, NDArray[np.bool_]] = {}
-        first: Arrays = {}
-        for some in _some(len(self)) if self.signature.columns else ():
-            normal = slice(None) if self.anomalous is None else ~self.anomalous[some]
-            for name, array in self.take(some).items():
-                values = array[normal]
-                if len(values):
-                    first.setdefault(name, values[:1])
-                    same[name] = same.get(name, np.True_) & (values == first[name]).all(axis=0)
-        constant = [column for name in same for column in _of_input(self.signature, name)[same[name]]]
-        return [name for name in self.signature.features if name in constant] if self.signature.columns else []
-
     def sha256(self) -> str:
         """Return a fingerprint of the rows, in order, and of their labels."""
         digest = hashlib.sha256(repr(self.signature).encode())
@@ -97,11 +82,6 @@ class Dataset:
 def _some(rows: int) -> Iterator[slice]:
     """Yield slices that cover `rows`, a part that fits in memory at a time."""
     return (slice(start, min(start + ROWS_AT_ONCE, rows)) for start in range(0, rows, ROWS_AT_ONCE))
-
-
-def _of_input(signature: Signature, name: str) -> NDArray[Any]:
-    columns = signature.numeric_columns if name == "numeric" else signature.categorical_columns
-    return np.array([column.name for column in columns], dtype=object)
 
 
 @dataclass(frozen=True)

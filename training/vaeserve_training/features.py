@@ -64,6 +64,11 @@ class Features(nn.Module, ABC):
     width: int
     takes_noise: Tensor
 
+    @property
+    def constant(self) -> list[int]:
+        """The features that are masked, for they had one value only."""
+        return []
+
     @abstractmethod
     def fit(self, inputs: Inputs) -> None:
         """Learn scales from training rows."""
@@ -180,8 +185,8 @@ class TableFeatures(Features):
         return raw
 
     @property
+    @override
     def constant(self) -> list[int]:
-        """The features that are masked, for they had one value only."""
         return [index for index, learned in enumerate(self.learned.tolist()) if not learned]
 
     def _present(self, inputs: Inputs) -> Tensor:

@@ -57,9 +57,10 @@ class Stacked(Learner):
 
     def __init__(self, ensemble: Ensemble, objective: ObjectiveConfig) -> None:
         super().__init__()
-        stacked, _ = torch.func.stack_module_state(list(ensemble))
-        self._names = list(stacked)
-        self.stacked = nn.ParameterList(nn.Parameter(tensor.detach()) for tensor in stacked.values())
+        self._names = [name for name, _ in ensemble.member.named_parameters()]
+        self.stacked = nn.ParameterList(
+            nn.Parameter(torch.stack([vae.get_parameter(name).detach() for vae in ensemble])) for name in self._names
+        )
         # A member that lends its structure; in a list, so that its parameters aren't taken for ours.
         self._structure = [_Loss(copy.deepcopy(ensemble.member), objective)]
 

@@ -12,7 +12,7 @@ from vaeserve_training.sums import mean_over_samples, total
 
 LOG_2_PI = math.log(2 * math.pi)
 # Of an exemplar: less would need more than single precision, and was measured to gain nothing.
-LEAST_VARIANCE = 0.0025
+LEAST_VARIANCE = 0.01
 
 
 class Prior(nn.Module, ABC):

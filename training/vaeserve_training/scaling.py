@@ -155,10 +155,13 @@ class Quantile(Robust):
     """Robust scaling, then a piecewise-linear map to normal quantiles: for numbers of any shape.
 
     knots, lines: the map's corners, scaled and mapped, [columns, knots]; where a column has fewer, the last repeats.
+    raw_knots: the corners as they are. On which side of one a value lies is asked of these, for many rows may share a
+    value that is a corner, and once it is scaled the answer would depend on the precision.
     slopes: of the segments, [columns, knots + 1]: below the first corner, between each two, above the last.
     """
 
     knots: Tensor
+    raw_knots: Tensor
     lines: Tensor
     slopes: Tensor
     log_slopes: Tensor
@@ -167,6 +170,7 @@ class Quantile(Robust):
         super().__init__(scaled)
         corners = torch.linspace(-1.0, 1.0, KNOTS).repeat(len(scaled), 1)
         self.register_buffer("knots", corners)
+        self.register_buffer("raw_knots", corners.clone())
         self.register_buffer("lines", corners.clone())
         self.register_buffer("slopes", torch.ones(len(scaled), KNOTS + 1))
         self.register_buffer("log_slopes", torch.zeros(len(scaled), KNOTS + 1))
@@ -186,12 +190,13 @@ class Quantile(Robust):
             corners = _corners((values - center[column]) / scale[column])
             for buffer, corner in zip((self.knots, self.lines, self.slopes), corners, strict=True):
                 buffer[column] = torch.from_numpy(corner)
+            self.raw_knots[column] = torch.from_numpy(corners[0] * scale[column] + center[column])
         self.log_slopes.copy_(torch.log(self.slopes))
 
     @override
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self._affine(raw)
-        past = x[..., None] >= self.knots  # (rows, columns, knots)
+        past = raw[..., None] >= self.raw_knots  # (rows, columns, knots)
         log_slope = self.log_slopes[:, 0] + total(past.to(x.dtype) * self.log_slopes.diff(dim=1))
         return _piecewise(x, self.knots, self.lines, self.slopes), self.log_jacobian + log_slope
 

@@ -19,7 +19,7 @@ from vaeserve.errors import ConfigError, DataError
 from vaeserve_training.batches import Batches
 from vaeserve_training.checkpoint import Checkpoint, Checkpoints
 from vaeserve_training.collapse import usage, warnings_of
-from vaeserve_training.config import ModelConfig, OptimizerConfig, TrainConfig
+from vaeserve_training.config import ModelConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from vaeserve_training.data import Dataset, Split
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import Rows, tensors_of
@@ -47,11 +47,13 @@ class Evaluation:
     """What one evaluation measured, in nats a row, after `seconds` of training.
 
     train_bound: the objective over the batches since the last evaluation; the others are of the validation rows, means
-    over the members. active_units, latent_kl and mutual_information are those of the best member; see `Usage`.
+    over the members. bound: the objective, beta whole, by which to stop. active_units, latent_kl and mutual_information
+    are those of the best member; see `Usage`.
     """
 
     step: int
     train_bound: float
+    bound: float
     elbo: float
     log_likelihood: float
     kl: float
@@ -138,9 +140,9 @@ def train(
                 continue
             learner.copy_to(ensemble)
             climbed = -torch.stack(losses).mean(1).cpu()  # (steps,)
-            measured, ensemble.best = _evaluate(ensemble, validation, config, seed=seed)
+            measured, ensemble.best = _evaluate(ensemble, validation, objective, seed=seed)
             evaluation = Evaluation(step, float(climbed.mean()), *measured, before + time.monotonic() - started)
-            if not math.isfinite(evaluation.train_bound + evaluation.elbo):
+            if not math.isfinite(evaluation.train_bound + evaluation.bound):
                 finite = torch.isfinite(climbed).tolist()
                 at = step - len(finite) + 1 + (finite.index(False) if False in finite else len(finite) - 1)
                 raise DataError(_no_number(at, split.train, _some_rows(feed)) + _kept(here, checkpoints))
@@ -149,7 +151,7 @@ def train(
             on_evaluation(evaluation)
             best = here.best if here and len(split.validation) else None
             weights = {name: value.detach().clone() for name, value in learner.state_dict().items()}
-            if best is None or _climbed(evaluation, config) > _climbed(evaluations[best["index"]], config):
+            if best is None or evaluation.bound > evaluations[best["index"]].bound:
                 best = {"index": len(evaluations) - 1, "member": ensemble.best, "weights": weights}
             here = Checkpoint(step, weights, _copy(adam.state_dict()), [asdict(entry) for entry in evaluations], best)
             if checkpoints and fabric.is_global_zero and time.monotonic() - saved >= steps.checkpoint_seconds:
@@ -163,12 +165,10 @@ def train(
     if config.model.prior == "exemplars":
         _fit_exemplars(ensemble, feed, config, seed=seed)
     best_evaluation = evaluations[here.best["index"]]
-    warnings = (
-        []
-        if ensemble.member.point
-        else warnings_of(best_evaluation.active_units, ensemble.member.latent_dim, objective)
-    )
-    return Trained(config, ensemble.cpu().eval(), evaluations, best_evaluation, list(warnings))
+    warnings = [*_masked(split.train, ensemble.member)]
+    if not ensemble.member.point:
+        warnings += warnings_of(best_evaluation.active_units, ensemble.member.latent_dim, objective)
+    return Trained(config, ensemble.cpu().eval(), evaluations, best_evaluation, warnings)
 
 
 def fabric_for(device: str, config: OptimizerConfig) -> Fabric:
@@ -224,7 +224,16 @@ def _untrained(dataset: Dataset, config: TrainConfig, *, seed: int) -> Ensemble:
     inputs = tensors_of(dataset.signature, dataset.take(np.sort(rows)))
     for vae in ensemble:
         vae.features.fit(inputs)
+    if len(ensemble.member.features.constant) == ensemble.member.features.count:
+        raise DataError(f"{dataset.name}: no column varies over the training rows; expected one or more that does")
     return ensemble
+
+
+def _masked(dataset: Dataset, vae: VAE) -> Iterator[str]:
+    """Yield a warning where columns are neither seen nor scored."""
+    if vae.features.constant:
+        names = ", ".join(dataset.signature.features[index] for index in vae.features.constant)
+        yield f"one value in the training rows, so nothing to learn from, and masked: {names}"
 
 
 def _refuse_outside_unit_range(dataset: Dataset, config: ModelConfig) -> None:
@@ -253,24 +262,28 @@ def _rate(step: int, config: OptimizerConfig) -> float:
 
 @torch.no_grad()
 def _evaluate(
-    ensemble: Ensemble, validation: Feed, config: TrainConfig, *, seed: int
-) -> tuple[tuple[float, float, float, int, list[float], float], int]:
-    """Return the mean ELBO, log-likelihood and KL, the best member's usage, and which member that is."""
+    ensemble: Ensemble, validation: Feed, objective: ObjectiveConfig, *, seed: int
+) -> tuple[tuple[float, float, float, float, int, list[float], float], int]:
+    """Return the mean objective, ELBO, log-likelihood and KL, the best member's usage, and which member that is."""
     # One fixed draw for all evaluations, so that they differ by the model alone.
     latent_dim, device = ensemble.member.latent_dim, ensemble.member.features.takes_noise.device
+    samples = objective.samples if objective.bound == "iwae" else 1
     generator = generator_of(device, seed, len(validation))
-    noise = torch.randn(len(validation), 1, latent_dim, generator=generator, device=device)
+    noise = torch.randn(len(validation), samples, latent_dim, generator=generator, device=device)
+    rows_at_once = max(1, ROWS_AT_ONCE // samples)
     figures = []
     for index, vae in enumerate(ensemble):
-        totals = torch.zeros(3, dtype=torch.float64)
-        for rows, points in zip(_chunks(validation.all_of(index)), noise.split(ROWS_AT_ONCE), strict=True):
-            some = bounds(vae, rows, points)
-            totals += torch.stack([some.elbo, some.log_likelihood, some.kl]).double().sum(1).cpu()
+        totals = torch.zeros(4, dtype=torch.float64)
+        rows = _chunks(validation.all_of(index), rows_at_once)
+        for some_rows, some_noise in zip(rows, noise.split(rows_at_once), strict=True):
+            some = bounds(vae, some_rows, some_noise)
+            climbed = some.iwae if objective.bound == "iwae" else some.log_likelihood - objective.beta * some.kl
+            totals += torch.stack([climbed, some.elbo, some.log_likelihood, some.kl]).double().sum(1).cpu()
         figures.append((totals / len(validation)).tolist())
-    best = max(range(len(ensemble)), key=lambda index: _weighted(figures[index][1], figures[index][2], config))
-    elbo, log_likelihood, kl = np.mean(figures, axis=0).tolist()
-    posterior = list(ensemble)[best].encode(next(_chunks(validation.all_of(best))))
-    return (elbo, log_likelihood, kl, *usage(posterior, noise[:ROWS_AT_ONCE, 0])), best
+    best = max(range(len(ensemble)), key=lambda index: figures[index][0])
+    bound, elbo, log_likelihood, kl = np.mean(figures, axis=0).tolist()
+    posterior = list(ensemble)[best].encode(next(_chunks(validation.all_of(best), ROWS_AT_ONCE)))
+    return (bound, elbo, log_likelihood, kl, *usage(posterior, noise[:ROWS_AT_ONCE, 0])), best
 
 
 def _is_over(here: Checkpoint, evaluations: list[Evaluation], config: TrainConfig, *, held_out: int) -> bool:
@@ -278,14 +291,6 @@ def _is_over(here: Checkpoint, evaluations: list[Evaluation], config: TrainConfi
     # What the bound was before beta was whole says nothing of when to stop.
     since = max(evaluations[here.best["index"]].step, config.objective.kl_warmup * config.optimizer.max_steps)
     return held_out > 0 and here.step - since >= config.optimizer.patience * config.optimizer.evaluate_every
-
-
-def _climbed(evaluation: Evaluation, config: TrainConfig) -> float:
-    return _weighted(evaluation.log_likelihood, evaluation.kl, config)
-
-
-def _weighted(log_likelihood: float, kl: float, config: TrainConfig) -> float:
-    return log_likelihood - config.objective.beta * kl
 
 
 @torch.no_grad()
@@ -307,16 +312,16 @@ def _fit_exemplars(ensemble: Ensemble, feed: Feed, config: TrainConfig, *, seed:
 def _elbos(vae: VAE, rows: Rows) -> Tensor:
     """Return the ELBO of each row at its posterior's mean."""
     noise = torch.zeros(1, vae.latent_dim, device=rows.x.device)
-    return torch.cat([bounds(vae, some, noise).elbo for some in _chunks(rows)])
+    return torch.cat([bounds(vae, some, noise).elbo for some in _chunks(rows, ROWS_AT_ONCE)])
 
 
 def _posteriors(vae: VAE, rows: Rows) -> Posterior:
-    parts = [vae.encode(some) for some in _chunks(rows)]
+    parts = [vae.encode(some) for some in _chunks(rows, ROWS_AT_ONCE)]
     return Posterior(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _chunks(rows: Rows) -> Iterator[Rows]:
-    return (rows.pick(slice(start, start + ROWS_AT_ONCE)) for start in range(0, len(rows.x), ROWS_AT_ONCE))
+def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
+    return (rows.pick(slice(start, start + size)) for start in range(0, len(rows.x), size))
 
 
 def _no_number(step: int, dataset: Dataset, rows: Rows) -> str:
@@ -330,7 +335,7 @@ def _no_number(step: int, dataset: Dataset, rows: Rows) -> str:
 
 
 def _some_rows(feed: Feed) -> Rows:
-    return feed.take(torch.arange(min(len(feed), VALIDATION_ROWS)).expand(1, -1)).pick(0)
+    return feed.take(torch.arange(min(len(feed), VALIDATION_ROWS)).expand(feed.members, -1)).pick(0)
 
 
 def _kept(here: Checkpoint | None, checkpoints: Checkpoints | None) -> str:
