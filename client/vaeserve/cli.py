@@ -173,7 +173,7 @@ def serve(
 
 @app.command()
 def score(
-    data: Annotated[str, typer.Argument(metavar="INPUT", help="A .csv, .parquet or .npz file of rows.")],
+    data: Annotated[str, typer.Argument(metavar="INPUT", help="A file or folder of rows or images.")],
     out: Annotated[Path, typer.Option(help="The .parquet file to write.")],
     bundle: Annotated[Path | None, typer.Option(help="Score in this process, with this bundle.")] = None,
     server: Annotated[str | None, typer.Option(help="Score through the service at HOST:PORT.")] = None,

@@ -58,7 +58,9 @@ def _mutual_information(posterior: Posterior, noise: Tensor) -> float:
 
 def warnings_of(active: int, latent_dim: int, objective: ObjectiveConfig) -> Iterator[str]:
     """Yield what a person should know of a model that uses little of its latent space, and what to change."""
-    change = "raise objective.kl_warmup, or set objective.free_bits = 0.1"
+    change = "raise objective.kl_warmup"
+    if objective.bound == "elbo":  # the other has no KL to leave some of
+        change += ", or set objective.free_bits = 0.1"
     if objective.beta > 0:
         change = f"lower objective.beta from {objective.beta:g}, {change}"
     if active == 0:

@@ -63,7 +63,8 @@ def train(
     )
     parts = split(dataset, settings.data, seed=seed)
     _say_data(dataset, console)
-    identity = {"data": dataset.sha256(), "settings": settings.model_dump(mode="json"), "seed": seed}
+    settings.resolve(dataset.signature, rows=len(parts.train))  # refuses what isn't for such rows
+    identity = {"data": dataset.sha256(), "settings": _lasting(settings), "seed": seed}
     checkpoints = Checkpoints.beside(out, identity)
     if resume and not checkpoints.path.exists():
         console.print(f"[yellow]warning:[/] {escape(str(checkpoints.folder))}: no checkpoint to resume; starting anew")
@@ -82,7 +83,7 @@ def train(
     for warning in trained.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if as_json:
-        print(json.dumps({"run": str(out), **run.record.test}))
+        print(json.dumps({"run": str(out), **run.record.test, "warnings": trained.warnings}))
     else:
         _say_run(run, console)
 
@@ -114,6 +115,18 @@ def evaluate(
         console.print(f"  {name.replace('_', ' '):<24} {value:.6g}")
 
 
+def _lasting(settings: TrainConfig) -> dict[str, dict[str, object]]:
+    """Return the settings that a resumed training must share with what it goes on from.
+
+    How fast to climb may change, for that is what a loss that is no number asks for; where rows lie changes nothing.
+    """
+    sections: dict[str, dict[str, object]] = settings.model_dump(mode="json")
+    for name in ("learning_rate", "gradient_norm", "checkpoint_seconds"):
+        del sections["optimizer"][name]
+    del sections["data"]["memory_gib"]
+    return sections
+
+
 def _preset(name: str) -> Mapping[str, Mapping[str, object]]:
     for preset, settings in PRESETS.items():
         if preset == name:
@@ -141,10 +154,10 @@ def _say_data(dataset: Dataset, console: Console) -> None:
         shape = " x ".join(map(str, dataset.signature.inputs[0].shape[1:])) + " images"
     labels = "" if dataset.anomalous is None else f", {int(dataset.anomalous.sum())} of them labelled anomalous"
     console.print(f"{escape(dataset.name)}: {len(dataset)} rows, {shape}{labels}")
-    for kind in ("numeric", "binary", "categorical"):
-        names = [column.name for column in dataset.signature.columns if column.kind == kind]
+    for what in ("numeric", "binary", "categorical", "constant"):
+        names = [report.name for report in dataset.reports if report.what == what]
         if names:
-            console.print(f"  {kind}: {escape(_some(names))}")
+            console.print(f"  {what}: {escape(_some(names))}")
     missing = [column.name for column in dataset.signature.columns if column.nullable]
     if missing:
         console.print(f"  with missing values: {escape(_some(missing))}")

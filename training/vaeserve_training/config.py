@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vaeserve.config import Config, Section
 from vaeserve.errors import ConfigError
@@ -74,6 +74,11 @@ class ModelConfig(Section):
     score_sigma: Annotated[float, Field(ge=0)] = 0.1
     num_samples: Annotated[int, Field(ge=1, le=256)] = 2
 
+    @field_validator("scaling", mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and not value.startswith("[") else value
+
     @model_validator(mode="after")
     def _has_a_density(self) -> Self:
         if self.posterior == "point" and self.prior == "exemplars":
@@ -138,7 +143,8 @@ class ObjectiveConfig(Section):
     samples: noise points a row.
     input_noise: the standard deviation of what is added to the encoder's scaled input (denoising); None is 0.1 for a
     table and none for images.
-    binarize: draw each training pixel as a bit with its grey level as the probability, anew each time.
+    binarize: draw each training pixel as a bit with its grey level as the probability, anew each time; rows that are held
+    out are taken as they are.
     contamination: the share of the training rows that may be anomalous, though nobody labelled them. Twice as many of
     each batch's rows, those that are explained worst, teach nothing once training has begun, nor become exemplars.
     """

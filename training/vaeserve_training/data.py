@@ -63,11 +63,6 @@ class Dataset:
         """The raw input tensors by name, of all rows; for a view they are gathered anew."""
         return self.arrays if self.rows is None else self.take(slice(None))
 
-    @property
-    def nbytes(self) -> int:
-        """How many bytes `inputs` has."""
-        return sum(array.itemsize * math.prod(array.shape[1:]) for array in self.arrays.values()) * len(self)
-
     def sha256(self) -> str:
         """Return a fingerprint of the rows, in order, and of their labels."""
         digest = hashlib.sha256(repr(self.signature).encode())

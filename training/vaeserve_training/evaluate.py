@@ -14,7 +14,9 @@ from vaeserve_training.collapse import usage
 from vaeserve_training.data import Dataset
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import tensors_of
+from vaeserve_training.prior import Exemplars
 from vaeserve_training.randomness import generator_of
+from vaeserve_training.vae import VAE
 
 # Noise points of the ELBO, in pairs of opposite ones; a score has the model's own number.
 SAMPLES = 8
@@ -35,7 +37,7 @@ def evaluate_rows(ensemble: Ensemble, dataset: Dataset, *, seed: int = 0) -> dic
     generator = generator_of(torch.device("cpu"), seed)
     points = antithetic(ensemble.num_samples, vae.latent_dim, generator=generator)
     chunks = []
-    for inputs in _chunks(dataset, ROWS_AT_ONCE):
+    for inputs in _chunks(dataset, _rows_at_once(vae, SAMPLES)):
         # Points of each row's own: the error of shared ones wouldn't average out over the rows.
         rows = len(next(iter(inputs.values())))
         some = ensemble.bounds(inputs, antithetic(SAMPLES, rows, vae.latent_dim, generator=generator).transpose(0, 1))
@@ -66,18 +68,23 @@ def estimate_log_likelihood(
     The bound tends to log p(x) as the samples grow. Source: Burda, Grosse and Salakhutdinov, 2016, theorem 1.
     """
     vae = ensemble.member
-    widest = max(vae.latent_dim, vae.likelihood.outputs, *(p.shape[0] for p in vae.decoder.parameters()))
-    widest = max(widest, getattr(vae.prior, "bias", torch.empty(0)).numel())
-    rows_at_once = max(1, NUMBERS_AT_ONCE // (samples * widest))
     generator = generator_of(torch.device("cpu"), seed, samples)
     iwae = []
-    for inputs in _chunks(dataset, rows_at_once):
+    for inputs in _chunks(dataset, _rows_at_once(vae, samples)):
         rows = len(next(iter(inputs.values())))
         noise = torch.randn(rows, samples, vae.latent_dim, generator=generator)
         iwae.append(ensemble.bounds(inputs, noise).iwae)
     values = torch.cat(iwae).double()
     error = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.inf
     return float(values.mean()), error
+
+
+def _rows_at_once(vae: VAE, samples: int) -> int:
+    """Return how many rows make tensors of about `NUMBERS_AT_ONCE`, with so many samples each."""
+    exemplars = vae.prior.bias.numel() if isinstance(vae.prior, Exemplars) else 0
+    convolved = [p.shape[0] * vae.features.count for p in vae.parameters() if p.ndim == 4]
+    widest = max(exemplars, vae.likelihood.outputs, *(p.shape[0] for p in vae.parameters()), *convolved)
+    return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (samples * widest)))
 
 
 def scorable_rows(ensemble: Ensemble, dataset: Dataset) -> NDArray[np.bool_]:

@@ -8,6 +8,8 @@ from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import Features, Rows, tensors_of
 
 ROWS_AT_ONCE = 65_536
+# Of float32: the value, whether it is there, and what its scaling adds to the density.
+BYTES_A_VALUE = 12
 
 
 class Feed:
@@ -25,7 +27,7 @@ class Feed:
         self._alike = [kinds.index(kind) for kind in kinds]
         distinct = sorted(set(self._alike))
         self._resident: dict[int, Rows] = {}
-        if len(distinct) * 8 * len(dataset) * self._features[0].count <= memory_bytes:
+        if len(distinct) * BYTES_A_VALUE * len(dataset) * self._features[0].count <= memory_bytes:
             self._resident = {index: self._all(self._features[index]) for index in distinct}
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ from vaeserve_training.sums import total
 # Past this a scaled value counts as this: its square, summed over features, stays within single precision.
 LARGEST = 1e15
 # A column that varies by less than this share of its size doesn't vary, in single precision.
-RELATIVE_RESOLUTION = 1e-6
+RELATIVE_RESOLUTION = 2.0**-23
 # What is narrower than this share of the standard deviation doesn't tell the scale: other values would be past LARGEST.
 LEAST_WIDTH = 1e-12
 # The central shares of the values whose width tells the scale, the first that isn't zero, and a normal one's width.

@@ -47,8 +47,8 @@ class Evaluation:
     """What one evaluation measured, in nats a row, after `seconds` of training.
 
     train_bound: the objective over the batches since the last evaluation; the others are of the validation rows, means
-    over the members. bound: the objective, beta whole, by which to stop. active_units, latent_kl and mutual_information
-    are those of the best member; see `Usage`.
+    over the members. bound: by which to stop, the objective with beta whole, or the IWAE bound. active_units, latent_kl
+    and mutual_information are those of the best member; see `Usage`.
     """
 
     step: int
@@ -94,6 +94,11 @@ def train(
     config = config.resolve(split.train.signature, rows=len(split.train))
     steps, objective = config.optimizer, config.objective
     fabric = fabric_for(device, steps)
+    if fabric.world_size > 1 and (objective.contamination or objective.free_bits):
+        raise ConfigError(
+            f"objective.contamination and objective.free_bits go by a whole batch, of which {fabric.world_size} "
+            "processes see a part each; expected one process"
+        )
     ensemble = _untrained(split.train, config, seed=seed).to(fabric.device)
     memory_bytes = config.data.memory_gib * 2**30
     feed = Feed(split.train, ensemble, device=fabric.device, memory_bytes=memory_bytes)
@@ -110,7 +115,7 @@ def train(
     )
     learner = learner_of(ensemble, objective)
     adam = torch.optim.Adam(learner.parameters(), lr=steps.learning_rate, fused=True)
-    here = checkpoints.load() if checkpoints else None
+    here = fabric.broadcast(checkpoints.load() if checkpoints and fabric.is_global_zero else None)
     if here:
         learner.load_state_dict(here.weights)
         adam.load_state_dict(here.optimizer)
@@ -179,6 +184,8 @@ def fabric_for(device: str, config: OptimizerConfig) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the command says what there is to say
     accelerator = pick_device(device).type
     processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if accelerator == "cuda":  # the same seed gives the same bits there too
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     fabric = Fabric(
         accelerator=accelerator,
         devices=here,
@@ -233,7 +240,7 @@ def _masked(dataset: Dataset, vae: VAE) -> Iterator[str]:
     """Yield a warning where columns are neither seen nor scored."""
     if vae.features.constant:
         names = ", ".join(dataset.signature.features[index] for index in vae.features.constant)
-        yield f"one value in the training rows, so nothing to learn from, and masked: {names}"
+        yield f"hardly varying in the training rows, so nothing to learn from, and masked: {names}"
 
 
 def _refuse_outside_unit_range(dataset: Dataset, config: ModelConfig) -> None:
@@ -268,22 +275,22 @@ def _evaluate(
     # One fixed draw for all evaluations, so that they differ by the model alone.
     latent_dim, device = ensemble.member.latent_dim, ensemble.member.features.takes_noise.device
     samples = objective.samples if objective.bound == "iwae" else 1
-    generator = generator_of(device, seed, len(validation))
-    noise = torch.randn(len(validation), samples, latent_dim, generator=generator, device=device)
     rows_at_once = max(1, ROWS_AT_ONCE // samples)
     figures = []
     for index, vae in enumerate(ensemble):
+        generator = generator_of(device, seed, len(validation))
         totals = torch.zeros(4, dtype=torch.float64)
-        rows = _chunks(validation.all_of(index), rows_at_once)
-        for some_rows, some_noise in zip(rows, noise.split(rows_at_once), strict=True):
-            some = bounds(vae, some_rows, some_noise)
+        for rows in _chunks(validation.all_of(index), rows_at_once):
+            noise = torch.randn(len(rows.x), samples, latent_dim, generator=generator, device=device)
+            some = bounds(vae, rows, noise)
             climbed = some.iwae if objective.bound == "iwae" else some.log_likelihood - objective.beta * some.kl
             totals += torch.stack([climbed, some.elbo, some.log_likelihood, some.kl]).double().sum(1).cpu()
         figures.append((totals / len(validation)).tolist())
     best = max(range(len(ensemble)), key=lambda index: figures[index][0])
     bound, elbo, log_likelihood, kl = np.mean(figures, axis=0).tolist()
     posterior = list(ensemble)[best].encode(next(_chunks(validation.all_of(best), ROWS_AT_ONCE)))
-    return (bound, elbo, log_likelihood, kl, *usage(posterior, noise[:ROWS_AT_ONCE, 0])), best
+    points = torch.randn(posterior.mean.shape, generator=generator_of(device, seed), device=device)
+    return (bound, elbo, log_likelihood, kl, *usage(posterior, points)), best
 
 
 def _is_over(here: Checkpoint, evaluations: list[Evaluation], config: TrainConfig, *, held_out: int) -> bool:

@@ -31,7 +31,7 @@ LOG_VARIANCE_RANGE = (-14.0, 4.0)
 UNIT = ("bernoulli", "continuous_bernoulli")
 # The least learned scale: of a standardized column, of intensities in [0, 1], and of their levels.
 TABLE_SCALE_FLOOR = math.exp(-1)
-IMAGE_SCALE_FLOOR = math.exp(-3)
+IMAGE_SCALE_FLOOR = math.exp(-2.25)
 LEVELS_SCALE_FLOOR = math.exp(-6)
 
 
@@ -179,9 +179,9 @@ def _of_numbers(name: str, features: int) -> Likelihood:
 def _of_pixels(name: str, features: int) -> Likelihood:
     match name:
         case "gaussian":
-            return Gaussian(features, floor=IMAGE_SCALE_FLOOR, shared=True)
+            return Gaussian(features, floor=IMAGE_SCALE_FLOOR)
         case "student_t":
-            return StudentT(features, floor=IMAGE_SCALE_FLOOR, shared=True)
+            return StudentT(features, floor=IMAGE_SCALE_FLOOR)
         case "gaussian_fixed":
             return FixedGaussian(features)
         case "bernoulli":
