@@ -143,8 +143,8 @@ class ObjectiveConfig(Section):
     samples: noise points a row.
     input_noise: the standard deviation of what is added to the encoder's scaled input (denoising); None is 0.1 for a
     table and none for images.
-    binarize: draw each training pixel as a bit with its grey level as the probability, anew each time; rows that are held
-    out are taken as they are.
+    binarize: draw each training pixel as a bit with its grey level as the probability, anew each time; held-out rows
+    are taken as they are.
     contamination: the share of the training rows that may be anomalous, though nobody labelled them. Twice as many of
     each batch's rows, those that are explained worst, teach nothing once training has begun, nor become exemplars.
     """
