@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import adbench
+from benchmarks import adbench, neighbours
 from benchmarks.settings import add_overrides, settings
 from benchmarks.trial import attempt, score, timed
 from vaeserve_training.config import PRESETS, TrainConfig
+from vaeserve_training.data import Split
 from vaeserve_training.evaluate import detection
 
 Run = dict[str, Any]
@@ -88,6 +89,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             preset: {"settings": config.model_dump(mode="json"), **compare(of_preset[preset])}
             for preset, config in configs.items()
         },
+        "neighbours": _neighbours(tasks),
         "runs": runs,
     }
 
@@ -112,12 +114,7 @@ def contamination_cost(runs: list[Run]) -> dict[str, Any]:
 
 def run(task: Task) -> Run:
     """Train and test once."""
-    dataset = adbench.read(task.path)
-    assert dataset.anomalous is not None  # noqa: S101 - the sets have labels
-    division = adbench.divide(dataset.anomalous, seed=task.seed, contamination=task.contamination)
-    split = adbench.split_of(
-        dataset, division, contaminated=task.contaminated, validation=task.config.data.validation, seed=task.seed
-    )
+    split = _split(task)
     trial = attempt(split, task.config, seed=task.seed)
     with timed() as scoring:
         scores = score(trial.trained.ensemble, split.test)
@@ -135,6 +132,30 @@ def run(task: Task) -> Run:
         "last_step": trial.trained.evaluations[-1].step,
         "train_rows": len(split.train),
         "test_rows": len(split.test),
+    }
+
+
+def _split(task: Task) -> Split:
+    dataset = adbench.read(task.path)
+    assert dataset.anomalous is not None  # noqa: S101 - the sets have labels
+    division = adbench.divide(dataset.anomalous, seed=task.seed, contamination=task.contamination)
+    return adbench.split_of(
+        dataset, division, contaminated=task.contaminated, validation=task.config.data.validation, seed=task.seed
+    )
+
+
+def _neighbours(tasks: list[Task]) -> dict[str, dict[str, float]]:
+    """Return the means over sets and seeds of what the nearest neighbours give, on clean and contaminated rows."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for task in tasks:
+        if task.preset == tasks[0].preset:
+            split = _split(task)
+            assert split.test.anomalous is not None  # noqa: S101 - a view of labelled rows
+            figures = detection(neighbours.score(split), split.test.anomalous)
+            found.setdefault("contaminated" if task.contaminated else "clean", []).append(figures)
+    return {
+        rows: {name: round(statistics.fmean(one[name] for one in figures), 5) for name in figures[0]}
+        for rows, figures in found.items()
     }
 
 
