@@ -6,6 +6,7 @@ so that bounds of members with different scalings can be compared and averaged.
 
 import math
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,17 @@ LEAST_GAP = 1e-3
 SLOPES = (math.exp(-3.0), math.exp(2.0))
 
 
+Numbers = NDArray[np.float64]
+
+
+class Moments(NamedTuple):
+    """Of each column: its mean, its standard deviation (1 where it isn't scaled), and whether it is, all [columns]."""
+
+    mean: Numbers
+    deviation: Numbers
+    scaled: NDArray[np.bool_]
+
+
 class Scaling(nn.Module, ABC):
     """A monotone map of each column's numbers; columns that are not `scaled` [columns] stay as they are.
 
@@ -61,18 +73,12 @@ class Scaling(nn.Module, ABC):
         deviation = np.sqrt((np.where(present, array - mean, 0.0) ** 2).sum(0) / count)
         constant = deviation <= RELATIVE_RESOLUTION * np.maximum(np.abs(mean), 1e-30)
         scaled = self.scaled.numpy() & ~constant
-        self._fit(array, mean, np.where(scaled, deviation, 1.0), scaled)
+        self._fit(array, Moments(mean, np.where(scaled, deviation, 1.0), scaled))
         return torch.from_numpy(constant)
 
     @abstractmethod
-    def _fit(
-        self,
-        numbers: NDArray[np.float64],
-        mean: NDArray[np.float64],
-        deviation: NDArray[np.float64],
-        scaled: NDArray[np.bool_],
-    ) -> None:
-        """Learn from `numbers`; `deviation` is 1 where the column isn't `scaled`."""
+    def _fit(self, numbers: Numbers, moments: Moments) -> None:
+        """Learn from `numbers` [rows, columns], NaN for missing."""
 
     @abstractmethod
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -82,7 +88,7 @@ class Scaling(nn.Module, ABC):
     def inverse(self, x: Tensor) -> Tensor:
         """Return raw numbers [rows, columns]."""
 
-    def _set_affine(self, center: NDArray[np.float64], scale: NDArray[np.float64], scaled: NDArray[np.bool_]) -> None:
+    def _set_affine(self, center: Numbers, scale: Numbers, scaled: NDArray[np.bool_]) -> None:
         self.center.copy_(torch.from_numpy(np.where(scaled, center, np.where(self.scaled.numpy(), center, 0.0))))
         self.scale.copy_(torch.from_numpy(np.where(scaled, scale, 1.0)))
 
@@ -94,14 +100,8 @@ class Standard(Scaling):
     """Mean 0 and standard deviation 1: for numbers without extreme outliers."""
 
     @override
-    def _fit(
-        self,
-        numbers: NDArray[np.float64],
-        mean: NDArray[np.float64],
-        deviation: NDArray[np.float64],
-        scaled: NDArray[np.bool_],
-    ) -> None:
-        self._set_affine(mean, deviation, scaled)
+    def _fit(self, numbers: Numbers, moments: Moments) -> None:
+        self._set_affine(moments.mean, moments.deviation, moments.scaled)
 
     @override
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -122,13 +122,8 @@ class Robust(Scaling):
         self.register_buffer("log_jacobian", torch.zeros(len(scaled)))
 
     @override
-    def _fit(
-        self,
-        numbers: NDArray[np.float64],
-        mean: NDArray[np.float64],
-        deviation: NDArray[np.float64],
-        scaled: NDArray[np.bool_],
-    ) -> None:
+    def _fit(self, numbers: Numbers, moments: Moments) -> None:
+        mean, deviation, scaled = moments
         center, scale = mean.copy(), deviation.copy()
         for column in np.flatnonzero(scaled):
             values = numbers[np.isfinite(numbers[:, column]), column]
@@ -176,16 +171,10 @@ class Quantile(Robust):
         self.register_buffer("log_slopes", torch.zeros(len(scaled), KNOTS + 1))
 
     @override
-    def _fit(
-        self,
-        numbers: NDArray[np.float64],
-        mean: NDArray[np.float64],
-        deviation: NDArray[np.float64],
-        scaled: NDArray[np.bool_],
-    ) -> None:
-        super()._fit(numbers, mean, deviation, scaled)
+    def _fit(self, numbers: Numbers, moments: Moments) -> None:
+        super()._fit(numbers, moments)
         center, scale = self.center.double().numpy(), self.scale.double().numpy()
-        for column in np.flatnonzero(scaled):
+        for column in np.flatnonzero(moments.scaled):
             values = numbers[np.isfinite(numbers[:, column]), column]
             corners = _corners((values - center[column]) / scale[column])
             for buffer, corner in zip((self.knots, self.lines, self.slopes), corners, strict=True):
@@ -205,7 +194,7 @@ class Quantile(Robust):
         return super().inverse(_piecewise(x, self.lines, self.knots, torch.ones_like(self.slopes) / self.slopes))
 
 
-def _corners(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _corners(values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     """Return knots [KNOTS], their lines [KNOTS] and the slopes [KNOTS + 1] of a column's map to normal quantiles.
 
     The knots are quantiles at even steps of the normal one; the tails go on as the outermost segments do.

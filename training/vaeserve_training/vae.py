@@ -147,14 +147,14 @@ class VAE(nn.Module):
 def likelihood_of(signature: Signature, name: str) -> Likelihood:
     """Return the likelihood called `name` of a signature's features; a table's columns each get their kind's."""
     if not signature.columns:
-        return _of_pixels(name, math.prod(signature.inputs[0].shape[1:]))
+        return _single(name, math.prod(signature.inputs[0].shape[1:]), floor=IMAGE_SCALE_FLOOR)
     groups: dict[str, list[int]] = {}
     for index, column in enumerate(signature.columns):
         kind = "binary" if column.kind == "numeric" and name == "bernoulli" else column.kind
         groups.setdefault(kind, []).append(index)
     parts: list[tuple[list[int], Likelihood]] = []
     if "numeric" in groups:
-        parts.append((groups["numeric"], _of_numbers(name, len(groups["numeric"]))))
+        parts.append((groups["numeric"], _single(name, len(groups["numeric"]), floor=TABLE_SCALE_FLOOR)))
     if "binary" in groups:
         parts.append((groups["binary"], Bernoulli(len(groups["binary"]))))
     if "categorical" in groups:
@@ -163,29 +163,19 @@ def likelihood_of(signature: Signature, name: str) -> Likelihood:
     return parts[0][1] if len(parts) == 1 else Mixed(parts)
 
 
-def _of_numbers(name: str, features: int) -> Likelihood:
+def _single(name: str, features: int, *, floor: float) -> Likelihood:
+    """Return the likelihood called `name`, its learned scales at least `floor`."""
     match name:
         case "student_t":
-            return StudentT(features, floor=TABLE_SCALE_FLOOR)
+            return StudentT(features, floor=floor)
         case "gaussian":
-            return Gaussian(features, floor=TABLE_SCALE_FLOOR)
-        case "gaussian_fixed":
-            return FixedGaussian(features)
-        case "continuous_bernoulli":
-            return ContinuousBernoulli(features)
-    raise ValueError(f"{name}: not a likelihood of numbers")
-
-
-def _of_pixels(name: str, features: int) -> Likelihood:
-    match name:
-        case "gaussian":
-            return Gaussian(features, floor=IMAGE_SCALE_FLOOR)
-        case "student_t":
-            return StudentT(features, floor=IMAGE_SCALE_FLOOR)
+            return Gaussian(features, floor=floor)
         case "gaussian_fixed":
             return FixedGaussian(features)
         case "bernoulli":
             return Bernoulli(features)
         case "continuous_bernoulli":
             return ContinuousBernoulli(features)
-    return DiscretizedLogistic(features, floor=LEVELS_SCALE_FLOOR, shared=True)
+        case "discretized_logistic":
+            return DiscretizedLogistic(features, floor=LEVELS_SCALE_FLOOR, shared=True)
+    raise ValueError(f"{name}: not a likelihood of numbers or pixels")
