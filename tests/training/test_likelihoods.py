@@ -19,13 +19,13 @@ from vaeserve_training.likelihoods import (
     DiscretizedLogistic,
     FixedGaussian,
     Gaussian,
-    LearnedScale,
     Likelihood,
     LocationScale,
     Mixed,
     StudentT,
 )
 from vaeserve_training.logarithms import log, log1p, softplus
+from vaeserve_training.scales import LearnedScale
 
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "gaussian": lambda: Gaussian(3, floor=0.1),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -444,3 +445,16 @@ def test_members_bound_their_mixture(vae: VAE, rows: Rows) -> None:
     mixture = torch.logsumexp(torch.stack([make().log_likelihood(x) for make in members]), 0) - math.log(2)
     assert (mean_bounds(parts).elbo <= mixture).all()
     assert len(bounds(vae, rows, random(2, 3)).elbo) == 6
+
+
+@pytest.mark.parametrize("bound", ["elbo", "iwae"])
+def test_trimmed_rows_do_not_count(vae: VAE, rows: Rows, bound: Literal["elbo", "iwae"]) -> None:
+    """Of six rows, trimming a third leaves the loss and the gradients of the four with the lowest losses."""
+    points, config = random(6, 4, 3), ObjectiveConfig(bound=bound)
+    each = torch.stack([loss(vae, rows.pick(slice(i, i + 1)), points[i : i + 1], config, beta=0.8) for i in range(6)])
+    best = each.argsort()[:4]
+    trimmed = loss(vae, rows, points, config, beta=0.8, trim=1 / 3)
+    expected = loss(vae, rows.pick(best), points[best], config, beta=0.8)
+    torch.testing.assert_close(trimmed, expected)
+    for one, other in zip(gradients_of(vae, trimmed), gradients_of(vae, expected), strict=True):
+        torch.testing.assert_close(one, other)

@@ -98,7 +98,6 @@ class TableFeatures(Features):
     """
 
     learned: Tensor
-    required: Tensor
     nullable: Tensor
 
     def __init__(self, signature: Signature, scaling: Scaling, *, as_is: bool = False) -> None:

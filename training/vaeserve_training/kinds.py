@@ -89,7 +89,8 @@ class Inference:
         """
         reports = tuple(look.report() for look in self._looks)
         self._refuse([report for report in reports if report.what not in LEARNABLE])
-        return Inferred(tuple(look.column() for look in self._looks), reports)
+        columns = tuple(look.column() for look in self._looks if isinstance(look, _Learnable))
+        return Inferred(columns, reports)
 
     def _refuse(self, reports: list[ColumnReport]) -> None:
         if not reports:
@@ -155,10 +156,6 @@ class _Look(ABC):
         """Return what else than dropping the column the user can do."""
         return ""
 
-    def column(self) -> Column:
-        """Return the column as a model takes it."""
-        raise NotImplementedError
-
     def report(self) -> ColumnReport:
         """Return what the column holds."""
         example = repr(self.example)
@@ -172,6 +169,14 @@ class _Look(ABC):
         return DataError(f"{self.source}: column {self.name!r} {holds}; --kind {self.name!r}={self.stated} {expected}")
 
 
+class _Learnable(_Look):
+    """What is known of a column that a model can take."""
+
+    @abstractmethod
+    def column(self) -> Column:
+        """Return the column as a model takes it."""
+
+
 def _look(source: str, name: str, kind: pa.DataType, stated: Kind | None) -> _Look:
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_dictionary)
     if any(is_text(kind) for is_text in text) or (stated == "categorical" and not pa.types.is_nested(kind)):
@@ -181,7 +186,7 @@ def _look(source: str, name: str, kind: pa.DataType, stated: Kind | None) -> _Lo
     return _Others(source, name, stated, temporal=pa.types.is_temporal(kind))
 
 
-class _Numbers(_Look):
+class _Numbers(_Learnable):
     def __init__(self, source: str, name: str, stated: Kind | None) -> None:
         super().__init__(source, name, stated)
         self._least, self._most = np.inf, -np.inf
@@ -270,7 +275,7 @@ def _numbers(values: pa.Array) -> NDArray[Any]:
     return numbers
 
 
-class _Strings(_Look):
+class _Strings(_Learnable):
     def __init__(self, source: str, name: str, stated: Kind | None) -> None:
         super().__init__(source, name, stated)
         self._most = MOST_STATED_CATEGORIES if stated == "categorical" else MOST_CATEGORIES

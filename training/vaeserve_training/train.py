@@ -148,9 +148,7 @@ def train(
             measured, ensemble.best = _evaluate(ensemble, validation, objective, seed=seed)
             evaluation = Evaluation(step, float(climbed.mean()), *measured, before + time.monotonic() - started)
             if not math.isfinite(evaluation.train_bound + evaluation.bound):
-                finite = torch.isfinite(climbed).tolist()
-                at = step - len(finite) + 1 + (finite.index(False) if False in finite else len(finite) - 1)
-                raise DataError(_no_number(at, split.train, _some_rows(feed)) + _kept(here, checkpoints))
+                raise DataError(_no_number(step, climbed, split.train, feed) + _kept(here, checkpoints))
             losses.clear()
             evaluations.append(evaluation)
             on_evaluation(evaluation)
@@ -331,18 +329,21 @@ def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
     return (rows.pick(slice(start, start + size)) for start in range(0, len(rows.x), size))
 
 
-def _no_number(step: int, dataset: Dataset, rows: Rows) -> str:
-    """Say what a loss that is no number most likely comes from, given some of the rows."""
+def _no_number(step: int, climbed: Tensor, dataset: Dataset, feed: Feed) -> str:
+    """Say at which step the loss stopped being a number, and what it most likely comes from.
+
+    climbed: the objectives of the steps up to `step`, [steps].
+    """
+    finite = torch.isfinite(climbed).tolist()
+    at = step - len(finite) + 1 + (finite.index(False) if False in finite else len(finite) - 1)
+    positions = torch.arange(min(len(feed), VALIDATION_ROWS))
+    rows = feed.take(positions.expand(feed.members, -1)).pick(0)
     largest, feature = rows.x.abs().amax(0).max(0)
     cause = "lower optimizer.learning_rate"
     if largest > OUTLIER:
         name = dataset.signature.features[int(feature)]
         cause += f", or --drop {name!r}, which has values {float(largest):.3g} times its usual deviation"
-    return f"{dataset.name}: the loss is no number at step {step}; expected a finite one: {cause}"
-
-
-def _some_rows(feed: Feed) -> Rows:
-    return feed.take(torch.arange(min(len(feed), VALIDATION_ROWS)).expand(feed.members, -1)).pick(0)
+    return f"{dataset.name}: the loss is no number at step {at}; expected a finite one: {cause}"
 
 
 def _kept(here: Checkpoint | None, checkpoints: Checkpoints | None) -> str:
