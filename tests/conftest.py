@@ -14,21 +14,24 @@ from vaeserve.bundle import Bundle
 from vaeserve.client import Client
 from vaeserve.config import load
 from vaeserve.local import LocalService, serve_locally
-from vaeserve.signature import Signature
-from vaeserve_export import export
+from vaeserve.signature import Column, Signature
+from vaeserve_export.export import export
 from vaeserve_training.config import TrainConfig
 from vaeserve_training.data import Dataset, split
 from vaeserve_training.run import Run, write_run
 from vaeserve_training.train import train
 
 # Widths that are no multiple of a SIMD register, where bits differ first.
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "table3": {"shape": (3,), "likelihood": "gaussian", "latent_dim": 2, "hidden": (7, 5)},
     "table7": {"shape": (7,), "likelihood": "gaussian", "latent_dim": 3, "hidden": (33, 21)},
     "table33": {"shape": (33,), "likelihood": "student_t", "latent_dim": 5, "hidden": (30, 30), "members": 2},
     "binary21": {"shape": (21,), "likelihood": "bernoulli", "latent_dim": 7, "hidden": (21,)},
     "image": {"shape": (1, 5, 6), "likelihood": "gaussian", "latent_dim": 5, "hidden": (33,)},
     "grey": {"shape": (1, 7, 3), "likelihood": "bernoulli", "latent_dim": 3, "hidden": (30,)},
+    "conv": {"shape": (3, 9, 7), "likelihood": "gaussian", "latent_dim": 3, "hidden": (5, 7), "network": "conv"},
+    "mixed": {"columns": "nnnbbcccn", "likelihood": "student_t", "latent_dim": 3, "hidden": (21,), "members": 2},
+    "codes": {"columns": "ccc", "likelihood": "student_t", "latent_dim": 2, "hidden": (7,)},
 }
 ROWS = 600
 
@@ -55,10 +58,36 @@ def normal_rows(shape: tuple[int, ...], likelihood: str, count: int, *, seed: in
     return (numbers * np.arange(1, features + 1) + 10).astype(np.float32)
 
 
+def mixed_rows(columns: str, count: int, *, seed: int) -> Dataset:
+    """Return rows of numbers (n), bits (b) and categories (c), some missing in every third column."""
+    numbers = normal_rows((len(columns),), "gaussian", count, seed=seed) - 10
+    missing = np.random.default_rng(seed).random(numbers.shape) < 0.1
+    kinds: dict[str, Any] = {"n": "numeric", "b": "binary", "c": "categorical"}
+    inputs: dict[str, list[NDArray[Any]]] = {"numeric": [], "categorical": []}
+    signature = []
+    for index, kind in enumerate(columns):
+        values, nullable = numbers[:, index], index % 3 == 2
+        gone = missing[:, index] & nullable
+        # The commonest lie in the middle; those at the ends are rare, and the last one hardly ever seen.
+        names = tuple(f"{chr(97 + code)}{'x' * (code % 3)}" for code in range(2 + index % 4))
+        if kind == "c":
+            codes = np.clip(values / (index + 1) + len(names) / 2, 0, len(names) - 1).astype(int)
+            inputs["categorical"].append(np.where(gone, "", np.array(names)[codes]))
+        else:
+            inputs["numeric"].append(np.where(gone, np.nan, values > 0 if kind == "b" else values))
+        signature.append(Column(f"c{index}", kinds[kind], names if kind == "c" else (), nullable))
+    arrays = {name: np.column_stack(columns) for name, columns in inputs.items() if columns}
+    if "numeric" in arrays:
+        arrays["numeric"] = arrays["numeric"].astype(np.float32)
+    return Dataset(columns, Signature.table(signature), arrays)
+
+
 def dataset_of(kind: str, count: int = ROWS, *, seed: int = 0) -> Dataset:
     """Return a dataset for a kind of model."""
     spec = KINDS[kind]
-    rows = normal_rows(spec["shape"], spec["likelihood"], count, seed=seed)  # type: ignore[arg-type]
+    if "columns" in spec:
+        return mixed_rows(spec["columns"], count, seed=seed)
+    rows = normal_rows(spec["shape"], spec["likelihood"], count, seed=seed)
     if rows.ndim == 4:
         return Dataset(kind, Signature.image(rows.shape[1:]), {"image": rows})
     return Dataset(kind, Signature.numbers([f"c{index}" for index in range(rows.shape[1])]), {"numeric": rows})
@@ -67,7 +96,9 @@ def dataset_of(kind: str, count: int = ROWS, *, seed: int = 0) -> Dataset:
 def train_kind(kind: str, path: Path, *, steps: int = 60, seed: int = 0) -> Run:
     """Train a model of a kind for a moment, and write its run."""
     spec = KINDS[kind]
-    model = {name: spec[name] for name in ("likelihood", "latent_dim", "hidden")}
+    model: dict[str, Any] = {
+        name: spec[name] for name in ("likelihood", "latent_dim", "hidden", "network") if name in spec
+    }
     config = load(TrainConfig, overrides={
         "model": model, "ensemble": {"size": spec.get("members", 1)},
         "optimizer": {"max_steps": steps, "evaluate_every": 20},
@@ -101,6 +132,16 @@ def rows_of() -> Callable[..., NDArray[Any]]:
         return next(iter(dataset_of(kind, count, seed=seed).inputs.values()))
 
     return rows
+
+
+@pytest.fixture(scope="session")
+def inputs_of() -> Callable[..., dict[str, NDArray[Any]]]:
+    """Fresh normal rows for a kind of model, as its input tensors: `inputs_of(kind, count, seed=...)`."""
+
+    def inputs(kind: str, count: int, *, seed: int = 1) -> dict[str, NDArray[Any]]:
+        return dataset_of(kind, count, seed=seed).inputs
+
+    return inputs
 
 
 @pytest.fixture(scope="session")

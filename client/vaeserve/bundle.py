@@ -35,6 +35,7 @@ _FILES = frozenset({"encoder.onnx", "decoder.onnx", "scorer.onnx", "noise.npy", 
 _LARGEST_MANIFEST = 64 * 2**20
 _LARGEST_FILE = 2 * 2**30  # protobuf, and so ONNX, ends there
 
+Graph = Literal["encoder", "decoder", "scorer"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -50,10 +51,18 @@ class FileEntry(_Part):
 
 
 class CalibrationSummary(_Part):
-    """How many rows calibrated each bound, and quantiles of their scores under the default bound, in nats."""
+    """Which rows calibrated each bound, and quantiles of their scores.
+
+    rows: those that could be scored; `unscorable` ones were left out.
+    data, data_sha256: where they came from, and their fingerprint.
+    quantiles: of the scores, nats, by bound and then by level.
+    """
 
     rows: Annotated[int, Field(ge=1)]
-    quantiles: dict[str, Finite]
+    unscorable: Annotated[int, Field(ge=0)]
+    data: str
+    data_sha256: str
+    quantiles: dict[Bound, dict[str, Finite]]
 
 
 class Parity(_Part):
@@ -84,6 +93,8 @@ class Manifest(_Part):
     likelihoods: of a table's numbers, binary columns and categories, as far as it has them, or of the pixels.
     exemplars: of how many training rows the prior holds the latent codes; 0 for the standard normal.
     members: how many models' bounds the scorer averages; `best_member` of them, from 0, encodes and decodes.
+    operators: how often each graph has which operator; one outside ONNX's own domain with its domain.
+    derived_from: the hash of the manifest of the version whose graphs these are, where only the calibration is new.
     """
 
     format_version: Literal[1]
@@ -97,6 +108,7 @@ class Manifest(_Part):
     exemplars: Annotated[int, Field(ge=0)]
     members: Annotated[int, Field(ge=1)]
     best_member: Annotated[int, Field(ge=0)]
+    operators: dict[Graph, dict[str, Annotated[int, Field(ge=1)]]]
     num_samples: Annotated[int, Field(ge=1)]
     false_positive_rate: Annotated[float, Field(gt=0, lt=1)]
     opset: Annotated[int, Field(ge=1)]
@@ -106,6 +118,7 @@ class Manifest(_Part):
     feature_baseline: tuple[Finite, ...]
     training: Provenance
     exported_with: dict[str, str]
+    derived_from: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -166,7 +179,7 @@ class Bundle:
             raise BundleError(f"{self.path / name}: SHA-256 {digest}; the manifest says {entry.sha256}")
         return content
 
-    def graph(self, name: Literal["encoder", "decoder", "scorer"]) -> bytes:
+    def graph(self, name: Graph) -> bytes:
         """Return an ONNX graph, serialized."""
         return self.read(f"{name}.onnx")
 

@@ -15,6 +15,7 @@ Kind = Literal["numeric", "binary", "categorical"]
 DType = Literal["FLOAT32", "UINT8", "STRING"]
 
 MISSING = ""  # as a category; among numbers it is NaN
+MISSING_CODE = -1
 
 _AS_THEY_ARE = (np.float32, np.float16, np.int64, np.int32, np.uint8)
 _NUMPY: dict[DType, np.dtype[Any]] = {
@@ -175,15 +176,25 @@ class Signature:
     def codes(self, categorical: NDArray[Any]) -> NDArray[np.int64]:
         """Return the input `categorical` as positions in its columns' categories, [rows, columns].
 
-        What is missing is -1; a category that the column doesn't have is as many as it has.
+        What is missing is MISSING_CODE; a category that the column doesn't have is as many as it has.
         """
         codes = np.empty(categorical.shape, np.int64)
         for position, column in enumerate(self.categorical_columns):
-            known = {category: code for code, category in enumerate(column.categories)} | {MISSING: -1}
+            known = {category: code for code, category in enumerate(column.categories)} | {MISSING: MISSING_CODE}
             unseen = len(column.categories)
             values = categorical[:, position].tolist()  # Python's strings hash faster than NumPy's sort
             codes[:, position] = np.fromiter((known.get(value, unseen) for value in values), np.int64, len(values))
         return codes
+
+    def categories(self, codes: NDArray[np.int64]) -> NDArray[np.str_]:
+        """Return positions in the columns' categories as strings, [rows, columns]: what `codes` undoes.
+
+        What is as many as a column has becomes a category that none of them is.
+        """
+        longest = max((len(name) for column in self.columns for name in column.categories), default=0)
+        unseen = "?" * (longest + 1)
+        names = [np.array([*column.categories, unseen, MISSING]) for column in self.categorical_columns]
+        return np.column_stack([known[column] for known, column in zip(names, codes.T, strict=True)])
 
     def check(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return `arrays` in the model's dtypes and order; a single one may have an empty name.

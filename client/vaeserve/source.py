@@ -71,6 +71,15 @@ class Source:
             return self
         return self._retype(dict.fromkeys(wanted, kind))
 
+    def require(self, columns: Sequence[str]) -> None:
+        """Raise DataError, naming the nearest there is, for a column that isn't there."""
+        names = self.schema.names
+        for column in columns:
+            if column not in names:
+                near = difflib.get_close_matches(column, names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise DataError(f"{self.name}: no column {column!r}; expected one of {', '.join(sorted(names))}{hint}")
+
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield the rows in order, at most `rows` at a time.
 

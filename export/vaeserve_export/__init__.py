@@ -1,5 +1,1 @@
-"""Exporting trained models to verified bundles of ONNX graphs."""
-
-from vaeserve_export.export import export
-
-__all__ = ["export"]
+"""Exporting trained models to verified bundles of ONNX graphs, and looking after the bundles."""

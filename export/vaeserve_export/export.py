@@ -16,7 +16,6 @@ from vaeserve.bundle import (
     NAME,
     VERSION,
     Bundle,
-    CalibrationSummary,
     Manifest,
     Parity,
     Provenance,
@@ -26,22 +25,20 @@ from vaeserve.bundle import (
     write,
 )
 from vaeserve.errors import BundleError, ConfigError, RefusedError
-from vaeserve.scores import LEAST_RATE, Bound, rows_needed
+from vaeserve.signature import MISSING, Signature
+from vaeserve_export.calibration import calibrate, rate_for
 from vaeserve_export.graphs import OPSET, trace
 from vaeserve_export.noise import sobol_normal
-from vaeserve_export.reference import Arrays, Reference
+from vaeserve_export.operators import count_operators
+from vaeserve_export.reference import Arrays, Reference, as_strings
 from vaeserve_service.runtime import TOLERANCE, Runtime, output_error
 from vaeserve_service.runtime import VERSION as ONNXRUNTIME_VERSION
-from vaeserve_training.evaluate import scorable_rows
 from vaeserve_training.prior import Exemplars
 from vaeserve_training.run import Record, Run, library_versions
 from vaeserve_training.vae import VAE
 
-# The rate to decide by, where none is asked for: the least of these that the calibration rows support.
-FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
 GOLDEN_ROWS = 8
 PARITY_ROWS = 10_000
-QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
 def export(
@@ -60,41 +57,35 @@ def export(
     version that exists.
     """
     target = _target(repository, name, version)
-    _refuse_categories(run)
-    ensemble = run.ensemble()
+    ensemble, signature = run.ensemble(), run.record.signature
     vae = ensemble.member
     calibration_rows, held_out = run.calibration(), run.test()[slice(PARITY_ROWS)].inputs
-    calibration_rows = calibration_rows[scorable_rows(ensemble, calibration_rows)]
-    if not len(calibration_rows):
-        raise RefusedError(f"{run.path}: none of its calibration rows can be scored; expected one or more")
-    rate = _rate(false_positive_rate, rows=len(calibration_rows))
+    rate_for(len(calibration_rows), false_positive_rate)  # before the work, if it is to be refused
     points = sobol_normal(vae.latent_dim, seed=run.record.seed)
     noise = points[: ensemble.num_samples]
 
     say("tracing the graphs")
-    traced = trace(ensemble, _tensors(_some(held_out)), torch.tensor(points[:2]))
+    traced = trace(ensemble, signature)
     graphs = {graph: model.SerializeToString() for graph, model in traced.items()}
-    runtime, reference = Runtime(graphs), Reference(ensemble)
+    runtime, reference = Runtime(graphs), Reference(ensemble, signature)
     say("measuring parity with PyTorch")
     parity = _parity(runtime, reference, held_out, noise)
-    golden = _golden(vae, reference, noise, seed=run.record.seed)
+    golden = _golden(vae, signature, reference, noise, seed=run.record.seed)
     _check_golden(runtime, golden, noise)
     say("calibrating")
-    calibrated = runtime.score(calibration_rows.inputs, noise)
-    scores = np.sort(np.stack([-calibrated[bound.value] for bound in Bound]), axis=1)  # (bounds, rows)
-    baseline = -calibrated["feature_log_likelihood"].mean(0, dtype=np.float64)  # (features,)
+    calibrated = calibrate(runtime, calibration_rows.batches(), noise, data=f"{run.path}: calibration.npz")
 
     say("writing the bundle")
     files = {f"{graph}.onnx": content for graph, content in graphs.items()} | {
         "noise.npy": _npy(points),
-        "calibration.npy": _npy(scores),
+        "calibration.npy": _npy(calibrated.scores),
         "golden.npz": _npz(golden),
     }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         created=datetime.now(UTC),
-        signature=run.record.signature,
+        signature=signature,
         latent_dim=vae.latent_dim,
         likelihoods=vae.likelihoods,
         density=vae.density,
@@ -102,27 +93,19 @@ def export(
         exemplars=len(vae.prior.bias) if isinstance(vae.prior, Exemplars) else 0,
         members=len(ensemble),
         best_member=ensemble.best,
+        operators={graph: count_operators(model) for graph, model in traced.items()},
         num_samples=ensemble.num_samples,
-        false_positive_rate=rate,
+        false_positive_rate=rate_for(calibrated.scores.shape[1], false_positive_rate),
         opset=OPSET,
         files=entries(files),
         parity=parity,
-        calibration=_summary(scores[0]),
-        feature_baseline=tuple(baseline.tolist()),
+        calibration=calibrated.summary(data=run.record.data, data_sha256=calibration_rows.sha256()),
+        feature_baseline=tuple(calibrated.baseline.tolist()),
         training=_provenance(run.record),
         exported_with=_versions(),
+        derived_from=None,
     )
     return write(target, files, manifest)
-
-
-def _refuse_categories(run: Run) -> None:
-    names = [column.name for column in run.record.signature.categorical_columns]
-    if names:
-        drops = " ".join(f"--drop {name!r}" for name in names)
-        raise RefusedError(
-            f"{run.path}: column {names[0]!r} is categorical, which the graphs don't take yet; expected numbers: train "
-            f"with {drops}"
-        )
 
 
 def _check_golden(runtime: Runtime, golden: Arrays, noise: NDArray[np.float32]) -> None:
@@ -131,11 +114,6 @@ def _check_golden(runtime: Runtime, golden: Arrays, noise: NDArray[np.float32]) 
         runtime.check(golden, noise)
     except BundleError as error:
         raise RefusedError(str(error)) from None
-
-
-def _summary(scores: NDArray[np.float32]) -> CalibrationSummary:
-    quantiles = {f"{q:g}": float(np.quantile(scores, q)) for q in QUANTILES}
-    return CalibrationSummary(rows=len(scores), quantiles=quantiles)
 
 
 def _provenance(record: Record) -> Provenance:
@@ -161,20 +139,6 @@ def _target(repository: Path, name: str, version: int | None) -> Path:
     return target
 
 
-def _rate(asked: float | None, *, rows: int) -> float:
-    """Return the false-positive rate to decide by; raises ConfigError for one that `rows` can't support."""
-    if asked is None:
-        return next((rate for rate in FALSE_POSITIVE_RATES if rows >= rows_needed(rate)), 1 / (rows + 1))
-    if not LEAST_RATE <= asked < 1:
-        raise ConfigError(f"--false-positive-rate {asked:g}: expected {LEAST_RATE:g} or more and less than 1")
-    if rows < rows_needed(asked):
-        raise ConfigError(
-            f"--false-positive-rate {asked:g}: {rows} calibration rows support {1 / (rows + 1):.3g} or more; "
-            f"{asked:g} takes {rows_needed(asked)}"
-        )
-    return asked
-
-
 def _parity(runtime: Runtime, reference: Reference, inputs: Arrays, noise: NDArray[np.float32]) -> Parity:
     """Compare every output of every graph on held-out rows; raises RefusedError beyond the tolerance."""
     posterior = runtime.encode(inputs)
@@ -196,13 +160,17 @@ def _parity(runtime: Runtime, reference: Reference, inputs: Arrays, noise: NDArr
     return Parity(rows=rows, tolerance=TOLERANCE, errors=errors)
 
 
-def _golden(vae: VAE, reference: Reference, noise: NDArray[np.float32], *, seed: int) -> Arrays:
-    """Return synthetic rows, drawn from the decoder, with what PyTorch gives for them."""
+def _golden(vae: VAE, signature: Signature, reference: Reference, noise: NDArray[np.float32], *, seed: int) -> Arrays:
+    """Return synthetic rows, drawn from the decoder, with what PyTorch gives for them; the last lack some values."""
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(GOLDEN_ROWS, vae.latent_dim, generator=generator)
     with torch.no_grad():
         rows = vae.features.inverse(vae.likelihood.sample(vae.decode(z), generator))
-    inputs = {name: tensor.numpy() for name, tensor in rows.items()}
+    inputs = as_strings({name: tensor.numpy() for name, tensor in rows.items()}, signature)
+    if "numeric" in inputs:
+        inputs["numeric"][-1, ::2] = np.nan
+    if "categorical" in inputs:
+        inputs["categorical"][-2, ::2] = MISSING
     outputs = {
         "encoder": reference.encode(inputs),
         "decoder": reference.decode(z.numpy()),
@@ -213,15 +181,6 @@ def _golden(vae: VAE, reference: Reference, noise: NDArray[np.float32], *, seed:
         | {"latents": z.numpy()}
         | {f"{graph}/{name}": array for graph, arrays in outputs.items() for name, array in arrays.items()}
     )
-
-
-def _some(inputs: Arrays) -> Arrays:
-    """Return two rows to trace with; which ones doesn't matter."""
-    return {name: np.repeat(array[:1], 2, axis=0) for name, array in inputs.items()}
-
-
-def _tensors(inputs: Arrays) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor(array) for name, array in inputs.items()}
 
 
 def _versions() -> dict[str, str]:

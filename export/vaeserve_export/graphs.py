@@ -11,7 +11,11 @@ from onnx import helper
 from torch import Tensor, nn
 
 from vaeserve import __version__
-from vaeserve.errors import RefusedError
+from vaeserve.bundle import FORMAT_VERSION, Graph
+from vaeserve.errors import RefusedError, first_line
+from vaeserve.scores import RowStatus
+from vaeserve.signature import Signature
+from vaeserve_export.categories import give_strings, take_strings
 from vaeserve_export.operators import check_operators
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import Inputs
@@ -21,6 +25,32 @@ OPSET = 21
 
 ROWS = torch.export.Dim("rows")
 SAMPLES = torch.export.Dim("samples")
+
+
+# As the traced modules take them: categories as codes.
+_TRACED = {"FLOAT32": torch.float32, "UINT8": torch.uint8, "STRING": torch.int64}
+
+_GRAPHS: dict[Graph, str] = {
+    "encoder": "Raw inputs to the posterior q(z|x).",
+    "decoder": "Latents to the reconstruction in raw units and the likelihood's parameters.",
+    "scorer": "Raw inputs and noise to lower bounds on log p(x), in nats, and their parts.",
+}
+_VALUES = {
+    "numeric": "Numbers in raw units, and binary columns as 0 and 1; NaN is missing. [rows, columns]",
+    "categorical": "Categories; an empty string is missing. [rows, columns]",
+    "image": "Pixels, 0 to 255. [rows, channels, height, width]",
+    "noise": "Standard-normal points, the same for all rows. [samples, latent]",
+    "z": "Latents. [rows, latent]",
+    "mean": "The posterior's mean; NaN unless the status is 0. [rows, latent]",
+    "log_variance": "The logarithm of the posterior's variance; NaN unless the status is 0. [rows, latent]",
+    "elbo": "log_likelihood - kl, nats; NaN unless the status is 0. [rows]",
+    "log_likelihood": "The sum of feature_log_likelihood, nats; NaN unless the status is 0. [rows]",
+    "kl": "The divergence of the posterior from the prior, nats; NaN unless the status is 0. [rows]",
+    "iwae": "The importance-weighted bound, nats; NaN unless the status is 0. [rows]",
+    "feature_log_likelihood": "Each feature's mean over the samples, nats; NaN unless the status is 0. "
+    "[rows, features]",
+    "status": "; ".join(f"{int(status)}: {status.name}" for status in RowStatus) + ". [rows]",
+}
 
 
 class Encoder(nn.Module):
@@ -81,30 +111,34 @@ def _only_scorable(status: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def trace(ensemble: Ensemble, inputs: Inputs, noise: Tensor) -> dict[str, onnx.ModelProto]:
+def trace(ensemble: Ensemble, signature: Signature) -> dict[Graph, onnx.ModelProto]:
     """Return the three graphs, with a symbolic `rows` axis and, in the scorer, a symbolic `samples` axis.
-
-    inputs: two example rows or more. noise: two points or more, [samples, latent].
 
     Raises RefusedError for an operator that isn't allowed.
     """
-    rows = {name: {0: ROWS} for name in inputs}
-    z = torch.zeros(2, ensemble.member.latent_dim)
-    return {
-        "encoder": _trace("encoder", Encoder(ensemble), {"inputs": inputs}, {"inputs": rows}, (*inputs,)),
-        "decoder": _trace("decoder", Decoder(ensemble), {"z": z}, {"z": {0: ROWS}}, ("z",)),
-        "scorer": _trace(
-            "scorer",
-            Scorer(ensemble),
-            {"inputs": inputs, "noise": noise},
-            {"inputs": rows, "noise": {0: SAMPLES}},
-            (*inputs, "noise"),
-        ),
+    # What they hold doesn't matter; an axis of one would be taken for a fixed one.
+    inputs = {
+        spec.name: torch.zeros(2, *spec.shape[1:], dtype=_TRACED[spec.dtype])  # (rows, ...)
+        for spec in signature.inputs
     }
+    rows = {name: {0: ROWS} for name in inputs}
+    points = torch.zeros(2, ensemble.member.latent_dim)
+    encoder = _trace(Encoder(ensemble), {"inputs": inputs}, {"inputs": rows}, (*inputs,))
+    decoder = _trace(Decoder(ensemble), {"z": points}, {"z": {0: ROWS}}, ("z",))
+    scorer = _trace(
+        Scorer(ensemble),
+        {"inputs": inputs, "noise": points},
+        {"inputs": rows, "noise": {0: SAMPLES}},
+        (*inputs, "noise"),
+    )
+    take_strings(encoder, signature.categorical_columns)
+    give_strings(decoder, signature.categorical_columns)
+    take_strings(scorer, signature.categorical_columns)
+    graphs: dict[Graph, onnx.ModelProto] = {"encoder": encoder, "decoder": decoder, "scorer": scorer}
+    return {name: _finished(name, model) for name, model in graphs.items()}
 
 
 def _trace(
-    name: str,
     module: Encoder | Decoder | Scorer,
     arguments: dict[str, Any],
     axes: dict[str, Any],
@@ -126,23 +160,30 @@ def _trace(
             verbose=False,
         )
     assert program is not None  # noqa: S101 - only the older exporter returns nothing
-    model = onnx.shape_inference.infer_shapes(program.model_proto, check_type=True, strict_mode=True)
+    return program.model_proto
+
+
+def _finished(name: Graph, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with its shapes and what it is, checked."""
     _say_what_it_is(model, name)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise RefusedError(f"{name}.onnx: {error}") from None
+    model = checked(model, name)
     check_operators(model, name)
     return model
 
 
-def _say_what_it_is(model: onnx.ModelProto, name: str) -> None:
+def checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Return the graph with the shapes of all its values; raises RefusedError, naming it, if ONNX finds it wrong."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        onnx.checker.check_model(inferred, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise RefusedError(f"{name}.onnx: {first_line(error)}") from None
+    return inferred
+
+
+def _say_what_it_is(model: onnx.ModelProto, name: Graph) -> None:
     model.producer_name, model.producer_version = "vaeserve", __version__
-    model.doc_string = {
-        "encoder": "Raw inputs to the posterior q(z|x).",
-        "decoder": "Latents to the reconstruction in raw units and the likelihood's parameters.",
-        "scorer": "Raw inputs and noise to bounds on log p(x), in nats, and their parts.",
-    }[name]
+    model.doc_string = _GRAPHS[name]
     model.graph.name = name
     # The exporter's notes name source files of the machine that it ran on.
     del model.metadata_props[:]
@@ -151,6 +192,7 @@ def _say_what_it_is(model: onnx.ModelProto, name: str) -> None:
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
+        value.doc_string = _VALUES.get(value.name, "")
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
-    helper.set_model_props(model, {"vaeserve.graph": name})
+    helper.set_model_props(model, {"vaeserve.graph": name, "vaeserve.format_version": str(FORMAT_VERSION)})

@@ -6,6 +6,7 @@ width; with ReduceSum and ReduceMean over the last axis, or over 8 samples or mo
 weights; with any dynamic quantization. What is listed here held for every shape tried.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import onnx
@@ -19,7 +20,7 @@ EXACT = frozenset({
     "Abs", "Add", "And", "ArgMax", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal",
     "Expand", "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less",
     "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Reshape", "Round", "Shape", "Sign", "Slice", "Split",
-    "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+    "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where", "ai.onnx.ml.LabelEncoder",
 })
 # Approximations and sums that were measured to hold.
 MEASURED = frozenset({
@@ -33,8 +34,8 @@ ALLOWED = EXACT | MEASURED
 def check_operators(model: onnx.ModelProto, name: str) -> None:
     """Raise RefusedError, naming the operator, if `model` has one whose bits may depend on a row's batch."""
     for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in ALLOWED:
-            operator = ".".join(filter(None, (node.domain, node.op_type)))
+        operator = operator_of(node)
+        if operator not in ALLOWED:
             raise RefusedError(
                 f"{name}.onnx: operator {operator} ({node.name}) may give a row other bits in another batch; expected "
                 f"one of {', '.join(sorted(ALLOWED))}"
@@ -42,6 +43,16 @@ def check_operators(model: onnx.ModelProto, name: str) -> None:
     shapes = _shapes(model)
     for node, why in (*_loose_products(model, shapes), *_long_logarithms(model, shapes)):
         raise RefusedError(f"{name}.onnx: {node.op_type} ({node.name}) {why}")
+
+
+def count_operators(model: onnx.ModelProto) -> dict[str, int]:
+    """Return how often a graph has which operator, by name."""
+    return dict(sorted(Counter(map(operator_of, model.graph.node)).items()))
+
+
+def operator_of(node: onnx.NodeProto) -> str:
+    """Return a node's operator; one outside ONNX's own domain with its domain."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
 
 
 Shapes = dict[str, list[int | None]]

@@ -19,12 +19,13 @@ from vaeserve.errors import BundleError, ConfigError, InternalError, first_line
 
 if TYPE_CHECKING:
     from vaeserve.bundle import Bundle
+    from vaeserve.bundle import Graph as GraphName
 
 Arrays = dict[str, NDArray[Any]]
 Device = Literal["cpu", "cuda"]
 
 VERSION: str = ort.__version__
-GRAPHS: tuple[Literal["encoder"], Literal["decoder"], Literal["scorer"]] = ("encoder", "decoder", "scorer")
+GRAPHS: tuple["GraphName", ...] = ("encoder", "decoder", "scorer")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # How far outputs may lie from a reference: `|a - b| <= TOLERANCE * max(1, |b|)`; one level for integer pixels.
 TOLERANCE = 1e-4
@@ -92,7 +93,7 @@ class Graph:
 class Runtime:
     """A bundle's three graphs."""
 
-    def __init__(self, graphs: Mapping[str, bytes], *, device: Device = "cpu") -> None:
+    def __init__(self, graphs: "Mapping[GraphName, bytes]", *, device: Device = "cpu") -> None:
         """Build sessions of `graphs`: encoder, decoder and scorer, serialized. Raises as Graph does."""
         self._encoder, self._decoder, self._scorer = (Graph(graphs[name], name=name, device=device) for name in GRAPHS)
 
@@ -167,10 +168,13 @@ def output_error(name: str, computed: NDArray[Any], reference: NDArray[Any]) -> 
 def largest_error(computed: NDArray[Any], reference: NDArray[Any]) -> float:
     """Return the largest `|a - b| / max(1, |b|)`; infinite where one is NaN and the other isn't.
 
-    Integers are pixels, rounded from what may lie on either side of a half: one level apart counts as equal.
+    Integers are pixels, rounded from what may lie on either side of a half: one level apart counts as equal. Strings
+    are the likeliest categories, and two may be as likely: of them it is the share that differs.
     """
     if computed.shape != reference.shape:
         return float("inf")
+    if reference.dtype.kind in "UO":
+        return float((computed != reference).mean()) if reference.size else 0.0
     a, b = computed.astype(np.float64), reference.astype(np.float64)
     if not (np.isnan(a) == np.isnan(b)).all():
         return float("inf")

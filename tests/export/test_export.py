@@ -33,7 +33,7 @@ KINDS = ["table3", "table7", "table33", "binary21", "image", "grey"]
 def test_a_bundle_agrees_with_pytorch_in_double_precision(models: Any, rows_of: Any, kind: str) -> None:
     """On fresh rows that the export never saw, every output lies within the tolerance of a float64 reference."""
     bundle = models.bundles[kind]
-    runtime, reference = Runtime.load(bundle), Reference(models.runs[kind].ensemble())
+    runtime, reference = Runtime.load(bundle), Reference(models.runs[kind].ensemble(), bundle.manifest.signature)
     (name,) = (spec.name for spec in bundle.manifest.signature.inputs)
     inputs, noise = {name: rows_of(kind, 2000, seed=9)}, bundle.noise[:8]
     mean = runtime.encode(inputs)["mean"]
@@ -111,10 +111,10 @@ def test_graphs_that_compute_something_else_are_refused(models: Any) -> None:
     with torch.no_grad():
         other.member.encoder[0].bias += 0.01
     inputs = run.test().inputs
-    graphs = trace(other, {name: torch.tensor(a[:2]) for name, a in inputs.items()}, torch.zeros(2, 3))
+    graphs = trace(other, run.record.signature)
     runtime = Runtime({name: model.SerializeToString() for name, model in graphs.items()})
     with pytest.raises(RefusedError, match=r"encoder\.onnx: mean is off by .* on 60 held-out rows; expected 0\.0001"):
-        _parity(runtime, Reference(trained), inputs, sobol_normal(3, seed=0)[:8])
+        _parity(runtime, Reference(trained, run.record.signature), inputs, sobol_normal(3, seed=0)[:8])
 
 
 def test_a_model_with_a_batch_dependent_operator_is_refused(models: Any) -> None:
@@ -122,7 +122,7 @@ def test_a_model_with_a_batch_dependent_operator_is_refused(models: Any) -> None
     ensemble = models.runs["table7"].ensemble()
     ensemble.member.encoder[1] = torch.nn.Softplus()
     with pytest.raises(RefusedError, match=r"encoder\.onnx: operator Softplus"):
-        trace(ensemble, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
+        trace(ensemble, models.runs["table7"].record.signature)
 
 
 def test_golden_rows_are_checked_when_a_bundle_is_loaded(models: Any) -> None:
@@ -131,7 +131,7 @@ def test_golden_rows_are_checked_when_a_bundle_is_loaded(models: Any) -> None:
     other = run.ensemble()
     with torch.no_grad():
         other.member.decoder[0].bias += 0.01
-    graphs = trace(other, {"numeric": torch.zeros(2, 7)}, torch.zeros(2, 3))
+    graphs = trace(other, run.record.signature)
     runtime = Runtime({name: model.SerializeToString() for name, model in graphs.items()})
     with pytest.raises(BundleError, match=r"decoder\.onnx: \w+ of the golden rows is off by .* expected 0\.0001"):
         runtime.check(bundle.golden, bundle.noise[: bundle.manifest.num_samples])

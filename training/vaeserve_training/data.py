@@ -1,7 +1,5 @@
 """Rows to learn from: a source's columns as arrays, its labels, and the parts they are split into."""
 
-import difflib
-import hashlib
 import math
 import os
 import tempfile
@@ -14,11 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vaeserve.errors import ConfigError, DataError, InvalidInputError
+from vaeserve.fingerprint import Fingerprint
+from vaeserve.labels import Labels
+from vaeserve.reading import read
 from vaeserve.signature import Kind, Signature
 from vaeserve.source import IMAGE, Source, inputs_of
 from vaeserve_training.config import DataConfig
 from vaeserve_training.kinds import ColumnReport, Inference
-from vaeserve_training.labels import Labels
 
 FEWEST_ROWS = 10
 ROWS_AT_ONCE = 16_384
@@ -63,15 +63,16 @@ class Dataset:
         """The raw input tensors by name, of all rows; for a view they are gathered anew."""
         return self.arrays if self.rows is None else self.take(slice(None))
 
+    def batches(self) -> Iterator[Arrays]:
+        """Yield the rows' inputs, a part that fits in memory at a time."""
+        return (self.take(some) for some in _some(len(self)))
+
     def sha256(self) -> str:
         """Return a fingerprint of the rows, in order, and of their labels."""
-        digest = hashlib.sha256(repr(self.signature).encode())
+        fingerprint = Fingerprint(self.signature)
         for some in _some(len(self)):
-            for array in self.take(some).values():
-                digest.update(np.ascontiguousarray(array).tobytes())
-        if self.anomalous is not None:
-            digest.update(self.anomalous.tobytes())
-        return digest.hexdigest()
+            fingerprint.update(self.take(some), None if self.anomalous is None else self.anomalous[some])
+        return fingerprint.hexdigest()
 
 
 def _some(rows: int) -> Iterator[slice]:
@@ -115,8 +116,8 @@ def load_dataset(
     Raises DataError, naming the column, for what can't be learned from.
     """
     label, kinds = label or source.label, kinds or {}
-    _refuse_names(source, label=label, normal=normal, drop=drop, kinds=kinds)
-    labels = None if label is None else Labels(source.name, label, normal)
+    labels = Labels.of(source, label, normal)
+    _refuse_names(source, label=label, drop=drop, kinds=kinds)
     if source.is_images:
         return _load_images(source, labels, memory_bytes=memory_bytes)
     learned = [name for name in source.schema.names if name != label and name not in drop]
@@ -134,22 +135,10 @@ def read_dataset(
 
     Raises DataError, naming the column, where they don't fit.
     """
-    label = label or source.label
-    _refuse_names(source, label=label, normal=normal, drop=(), kinds={})
-    labels = None if label is None else Labels(source.name, label, normal)
-    source = source.as_text([column.name for column in signature.categorical_columns])
-    source = source.as_numbers([column.name for column in signature.numeric_columns])
-    parts: list[Arrays] = []
-    for batch in source.batches():
-        if labels is not None:
-            labels.read(batch)
-        try:
-            parts.append(inputs_of(batch, signature))
-        except InvalidInputError as error:
-            raise DataError(f"{source.name}: {str(error).removeprefix('rows: ')}") from None
-    _refuse_no_rows(source, len(parts))
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Dataset(source.name, signature, arrays, None if labels is None else labels.finish())
+    batches = list(read(source, signature, label=label, normal=normal))
+    arrays = {name: np.concatenate([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
+    labels = [batch.anomalous for batch in batches if batch.anomalous is not None]
+    return Dataset(source.name, signature, arrays, np.concatenate(labels) if labels else None)
 
 
 def _load_table(
@@ -255,18 +244,9 @@ def _refuse_no_rows(source: Source, rows: int) -> None:
         raise DataError(f"{source.name}: no rows; expected one or more")
 
 
-def _refuse_names(
-    source: Source, *, label: str | None, normal: str | None, drop: Sequence[str], kinds: Mapping[str, Kind]
-) -> None:
+def _refuse_names(source: Source, *, label: str | None, drop: Sequence[str], kinds: Mapping[str, Kind]) -> None:
     """Raise DataError for columns that aren't there, or are told to be two things; ConfigError for no kind."""
-    names = source.schema.names
-    for column in (*drop, *([label] if label else []), *kinds):
-        if column not in names:
-            near = difflib.get_close_matches(column, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"{source.name}: no column {column!r}; expected one of {', '.join(sorted(names))}{hint}")
-    if normal is not None and label is None:
-        raise DataError(f"{source.name}: --normal {normal!r} without labels; expected --label COLUMN too")
+    source.require([*drop, *kinds])
     for column, kind in kinds.items():
         if kind not in get_args(Kind):
             raise ConfigError(f"--kind {column!r}={kind}: expected one of {', '.join(get_args(Kind))}")

@@ -307,7 +307,9 @@ class Categorical(Likelihood):
 
     @override
     def mean(self, output: Tensor) -> Tensor:
-        return torch.stack([logits.argmax(-1) for logits in output.split(self.sizes, -1)], -1).to(output.dtype)
+        # Of the known ones, for the unseen one has no name.
+        codes = [logits[..., :-1].argmax(-1) for logits in output.split(self.sizes, -1)]
+        return torch.stack(codes, -1).to(output.dtype)
 
     @override
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:

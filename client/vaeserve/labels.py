@@ -1,12 +1,14 @@
 """Which rows are anomalous, as a column says; labels evaluate, and are never learned from."""
 
 from decimal import Decimal, InvalidOperation
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from vaeserve.errors import DataError
+from vaeserve.source import Source
 
 _MOST_NAMED = 10
 _GLANCE = 64  # rows, in which most columns differ from the labels
@@ -23,6 +25,20 @@ class Labels:
         self._parts: list[NDArray[np.bool_]] = []
         self._seen: set[str] = set()
         self._same: set[tuple[str, bool]] | None = None
+
+    @classmethod
+    def of(cls, source: Source, label: str | None, normal: str | None) -> Self | None:
+        """Return the labels of `source` in the column `label`, or where it knows one itself; None without either.
+
+        Raises DataError for a column that isn't there, and for the value of normal rows without a column.
+        """
+        label = label or source.label
+        if label is not None:
+            source.require([label])
+            return cls(source.name, label, normal)
+        if normal is not None:
+            raise DataError(f"{source.name}: --normal {normal!r} without labels; expected --label COLUMN too")
+        return None
 
     def read(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
         """Return which rows are anomalous; raises DataError, naming the row, for what is no label."""
