@@ -5,10 +5,11 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import detection, likelihood, novelty, pyod_time, serving
+from benchmarks import calibration, detection, likelihood, novelty, pyod_time, serving
 from benchmarks.environment import environment
 
 BENCHMARKS = {
+    "calibration": calibration,
     "detection": detection,
     "likelihood": likelihood,
     "novelty": novelty,

@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pydantic.json_schema import GenerateJsonSchema
+
 from vaeserve.bundle import Manifest
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +30,8 @@ def generate(into: Path) -> list[Path]:
     )
     schema = into / "docs" / "manifest.schema.json"
     schema.parent.mkdir(parents=True, exist_ok=True)
-    schema.write_text(json.dumps(Manifest.model_json_schema(), indent=2) + "\n")
+    said = {"$schema": GenerateJsonSchema.schema_dialect, **Manifest.model_json_schema()}
+    schema.write_text(json.dumps(said | {"title": "The manifest of a vaeserve bundle"}, indent=2) + "\n")
     return sorted(path.relative_to(into) for path in into.rglob("*") if path.is_file())
 
 

@@ -1,15 +1,19 @@
 """Small real models, trained and exported once a session, and a real service that serves them."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from vaeserve import bundle
+from vaeserve.atomic import write_folder
 from vaeserve.bundle import Bundle
 from vaeserve.client import Client
 from vaeserve.config import load
@@ -112,6 +116,20 @@ def train_kind(kind: str, path: Path, *, steps: int = 60, seed: int = 0) -> Run:
 def _seeded() -> None:
     """Let every test draw the same numbers, whichever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _valid_manifests() -> Iterator[None]:
+    """Let every manifest that a test writes in this process be valid by the published schema."""
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "manifest.schema.json").read_text())
+
+    def write_valid(target: Path, files: Mapping[str, bytes]) -> None:
+        jsonschema.validate(json.loads(files["manifest.json"]), schema)
+        write_folder(target, files)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "write_folder", write_valid)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from vaeserve.client import AsyncClient, Client
 from vaeserve.errors import VaeserveError
+from vaeserve.latents import Interpolation
 from vaeserve.scores import Attribution, Bound, RowStatus, Scores
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Attribution",
     "Bound",
     "Client",
+    "Interpolation",
     "RowStatus",
     "Scores",
     "VaeserveError",

@@ -32,6 +32,8 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 Label = Annotated[str | None, typer.Option(help="The column of labels.")]
 Normal = Annotated[str | None, typer.Option(help="The label of normal rows; 0 if not given.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of a bundle.")]
+RowsOption = Annotated[str, typer.Option("--data", help="A file or folder of rows or images.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting.")]
 
@@ -139,9 +141,10 @@ def export(
     """Export a run to a verified bundle of ONNX graphs, and print the bundle's path."""
     with component("export"):
         from vaeserve_export import command
-    command.export(
-        run, repository, name=name, version=version, false_positive_rate=false_positive_rate, console=console
-    )
+
+        command.export(  # which loads PyTorch
+            run, repository, name=name, version=version, false_positive_rate=false_positive_rate, console=console
+        )
 
 
 @app.command()
@@ -209,6 +212,64 @@ def score(
 
 
 @app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="A table: .parquet or .csv. Images: .npz, .npy or .png.")],
+    count: Annotated[int, typer.Option(help="How many rows.")],
+    bundle: Annotated[Path | None, typer.Option(help="Compute in this process, with this bundle.")] = None,
+    server: Annotated[str | None, typer.Option(help="Compute through the service at HOST:PORT.")] = None,
+    model: Annotated[str | None, typer.Option(help="The service's model.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed: same rows.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Below 1 the rows are more usual, above 1 less.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Invent rows: what the decoder makes of draws from the prior."""
+    with component("jobs"):
+        from vaeserve_jobs import command
+    command.generate(
+        out,
+        bundle=bundle,
+        server=server,
+        model=model,
+        count=count,
+        seed=seed,
+        temperature=temperature,
+        console=console,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def interpolate(
+    data: Annotated[str, typer.Option(help="A file or folder of rows or images.")],
+    start: Annotated[int, typer.Option(help="The row to begin with, counted from 0.")],
+    end: Annotated[int, typer.Option(help="The row to end with.")],
+    out: Annotated[Path, typer.Option(help="A table: .parquet or .csv. Images: .npz, .npy or .png.")],
+    bundle: Annotated[Path | None, typer.Option(help="Compute in this process, with this bundle.")] = None,
+    server: Annotated[str | None, typer.Option(help="Compute through the service at HOST:PORT.")] = None,
+    model: Annotated[str | None, typer.Option(help="The service's model.")] = None,
+    steps: Annotated[int, typer.Option(help="How many rows to make, both ends among them.")] = 11,
+    method: Annotated[str, typer.Option(help="linear or spherical.")] = "linear",
+    as_json: Json = False,
+) -> None:
+    """Go from one row to another through the latent space, and write what the decoder makes of the way."""
+    with component("jobs"):
+        from vaeserve_jobs import command
+    command.interpolate(
+        data,
+        out,
+        bundle=bundle,
+        server=server,
+        model=model,
+        start=start,
+        end=end,
+        steps=steps,
+        method=method,
+        console=console,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def health(
     target: Annotated[str, typer.Argument(metavar="HOST:PORT")],
     name: Annotated[str, typer.Option(help="A model, or liveness; the whole service if not given.")] = "",
@@ -232,6 +293,62 @@ def inspect(bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.
         print(opened.manifest.model_dump_json(indent=2))
     else:
         show(opened, Console(highlight=False))
+
+
+@app.command()
+def verify(
+    bundle: BundleFolder,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Check that a bundle is what it says and keeps what it promises; exit 1 if not."""
+    with component("export"):
+        from vaeserve_export import command
+
+        command.verify(bundle, device=device, as_json=as_json)
+
+
+@app.command()
+def calibrate(
+    bundle: BundleFolder,
+    data: RowsOption,
+    label: Label = None,
+    normal: Normal = None,
+    version: Annotated[int | None, typer.Option(min=1, help="By default the next.")] = None,
+    false_positive_rate: Annotated[
+        float | None, typer.Option(help="The share of normal rows that may be called anomalous.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Calibrate a bundle on new normal rows: write its next version, with the same graphs, and print its path."""
+    with component("export"):
+        from vaeserve_export import command
+    command.calibrate(
+        bundle,
+        data,
+        label=label,
+        normal=normal,
+        version=version,
+        false_positive_rate=false_positive_rate,
+        console=console,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The folder of the bundle that is served.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The folder of the bundle to take its place.")],
+    data: RowsOption,
+    label: Label = None,
+    normal: Normal = None,
+    as_json: Json = False,
+) -> None:
+    """Score rows by two bundles, and show what would change from the first to the second."""
+    with component("export"):
+        from vaeserve_export import command
+
+        command.compare(a, b, data, label=label, normal=normal, console=console, as_json=as_json)
 
 
 @app.command()

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vaeserve import messages
 from vaeserve.errors import InvalidInputError, VaeserveError
-from vaeserve.messages import Decoded, Encoded, ModelInfo, Reconstructed, Served
+from vaeserve.latents import Interpolation
+from vaeserve.messages import Decoded, Encoded, Interpolated, ModelInfo, Reconstructed, Served
 from vaeserve.scores import Bound, ScoreOptions, Scores
 from vaeserve.signature import Rows, array_of
 from vaeserve.status import error_of
@@ -97,6 +98,45 @@ class _Surface:
         spec, inputs = await self._inputs(model, version, rows, timeout)
         request = pb.ReconstructRequest(model=spec, inputs=to_tensors(inputs))
         return messages.read_reconstructed(await self._call(self._stub.Reconstruct, request, timeout))
+
+    async def generate(
+        self,
+        model: str,
+        count: int,
+        *,
+        version: str = "",
+        seed: int = 0,
+        temperature: float = 1.0,
+        timeout: float | None = None,
+    ) -> Decoded:
+        """Return `count` rows that the model invents: draws from N(0, I), times `temperature`, decoded.
+
+        They are the decoder's means (or likeliest values), without the likelihood's own noise. The same seed gives the
+        same rows. temperature: 0 to 100; below 1 the rows are more usual, above 1 less.
+        """
+        request = messages.generate_request(messages.spec(model, version), count, seed=seed, temperature=temperature)
+        return messages.read_decoded(await self._call(self._stub.Generate, request, timeout))
+
+    async def interpolate(
+        self,
+        model: str,
+        start: ArrayLike,
+        end: ArrayLike,
+        *,
+        version: str = "",
+        steps: int = 11,
+        method: Interpolation = Interpolation.LINEAR,
+        timeout: float | None = None,
+    ) -> Interpolated:
+        """Return the reconstructions along the path between two latents, each [latent] or [1, latent].
+
+        Between two rows: `client.interpolate(model, *client.encode(model, rows).mean)`. steps: how many, both ends
+        among them. method: as in `vaeserve.latents.path`.
+        """
+        request = messages.interpolate_request(
+            messages.spec(model, version), array_of(start), array_of(end), steps=steps, method=method
+        )
+        return messages.read_interpolated(await self._call(self._stub.Interpolate, request, timeout))
 
     async def models(self, *, timeout: float | None = None) -> list[Served]:
         """Return the models that are served."""
@@ -196,6 +236,8 @@ class Client:
     encode = _blocks(_Surface.encode)
     decode = _blocks(_Surface.decode)
     reconstruct = _blocks(_Surface.reconstruct)
+    generate = _blocks(_Surface.generate)
+    interpolate = _blocks(_Surface.interpolate)
     models = _blocks(_Surface.models)
     model = _blocks(_Surface.model)
     health = _blocks(_Surface.health)

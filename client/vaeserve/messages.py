@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaeserve.errors import InvalidInputError, ServerError
+from vaeserve.latents import Interpolation, check_draws, check_path
 from vaeserve.scores import Attribution, Bound, ScoreOptions, Scores
 from vaeserve.signature import Column, Kind, Signature, TensorSpec
-from vaeserve.tensors import from_tensor, from_tensors, to_tensors
+from vaeserve.tensors import from_tensor, from_tensors, to_tensor, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
 
 Arrays = Mapping[str, NDArray[Any]]
 
 BOUNDS = {Bound.ELBO: pb.ELBO, Bound.IWAE: pb.IWAE}
+METHODS = {Interpolation.LINEAR: pb.LINEAR, Interpolation.SPHERICAL: pb.SPHERICAL}
 INPUT_DTYPES = {"FLOAT32": pb.FLOAT32, "UINT8": pb.UINT8, "STRING": pb.STRING}
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -39,6 +41,16 @@ class Decoded:
     model: str
     version: str
     outputs: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolated:
+    """As `Decoded`, a row for each step, with the path's latents, float32 [steps, latent]."""
+
+    model: str
+    version: str
+    outputs: dict[str, NDArray[Any]]
+    latents: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +102,22 @@ def score_request(model: pb.ModelSpec, inputs: Arrays, options: ScoreOptions) ->
     )
 
 
+def generate_request(model: pb.ModelSpec, count: int, *, seed: int, temperature: float) -> pb.GenerateRequest:
+    """Return the request to generate `count` rows; raises InvalidInputError for a number out of its range."""
+    check_draws(count, seed=seed, temperature=temperature)
+    return pb.GenerateRequest(model=model, count=count, seed=seed, temperature=temperature)
+
+
+def interpolate_request(
+    model: pb.ModelSpec, start: NDArray[Any], end: NDArray[Any], *, steps: int, method: Interpolation
+) -> pb.InterpolateRequest:
+    """Return the request to interpolate; raises InvalidInputError for steps or a method that can't be."""
+    check_path(steps, method)
+    return pb.InterpolateRequest(
+        model=model, start=to_tensor(start, "start"), end=to_tensor(end, "end"), steps=steps, method=METHODS[method]
+    )
+
+
 def read_scores(response: pb.ScoreResponse) -> Scores:
     """Return a response's scores."""
     return Scores(
@@ -117,9 +145,19 @@ def read_encoded(response: pb.EncodeResponse) -> Encoded:
     )
 
 
-def read_decoded(response: pb.DecodeResponse) -> Decoded:
+def read_decoded(response: pb.DecodeResponse | pb.GenerateResponse) -> Decoded:
     """Return a response's reconstructions."""
     return Decoded(response.model.name, response.model.version, from_tensors(response.outputs))
+
+
+def read_interpolated(response: pb.InterpolateResponse) -> Interpolated:
+    """Return a response's path, and its reconstructions."""
+    return Interpolated(
+        response.model.name,
+        response.model.version,
+        from_tensors(response.outputs),
+        from_tensor(response.latents, "latents"),
+    )
 
 
 def read_reconstructed(response: pb.ReconstructResponse) -> Reconstructed:

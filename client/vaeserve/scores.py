@@ -53,15 +53,16 @@ class ScoreOptions:
     top_features: int = 0
 
     def __post_init__(self) -> None:
-        _refuse_outside("num_samples", self.num_samples, int, 1, 2**32 - 1)
-        _refuse_outside("seed", self.seed, int, 0, 2**64 - 1)
-        _refuse_outside("false_positive_rate", self.false_positive_rate, float, LEAST_RATE, 1 - LEAST_RATE)
-        _refuse_outside("top_features", self.top_features, int, 0, 2**32 - 1)
+        refuse_outside("num_samples", self.num_samples, int, 1, 2**32 - 1)
+        refuse_outside("seed", self.seed, int, 0, 2**64 - 1)
+        refuse_outside("false_positive_rate", self.false_positive_rate, float, LEAST_RATE, 1 - LEAST_RATE)
+        refuse_outside("top_features", self.top_features, int, 0, 2**32 - 1)
         if not isinstance(self.bound, Bound):
             raise InvalidInputError(f"bound: {self.bound!r}; expected Bound.ELBO or Bound.IWAE")
 
 
-def _refuse_outside(name: str, value: object, kind: type, least: float, most: float) -> None:
+def refuse_outside(name: str, value: object, kind: type, least: float, most: float) -> None:
+    """Raise InvalidInputError, naming it, for a value that is no `kind` (int or float) from `least` to `most`."""
     if value is None:
         return
     number = isinstance(value, int | np.integer) or (kind is float and isinstance(value, float | np.floating))
@@ -162,7 +163,8 @@ class Calibration:
 
 def rows_needed(false_positive_rate: float) -> int:
     """Return how many calibration rows a rate takes: the least n with `1 / (n + 1) <= rate`."""
-    return max(1, int(np.ceil(round(1 / false_positive_rate, 9))) - 1)
+    rows = max(1, int(np.ceil(round(1 / false_positive_rate, 9))) - 1)  # 1 / 0.07 and the like aren't exact
+    return rows if 1 / (rows + 1) <= false_positive_rate else rows + 1
 
 
 def count_samples(points: NDArray[np.float32], options: ScoreOptions, *, default: int) -> int:

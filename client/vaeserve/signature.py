@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,27 +46,38 @@ Values = ArrayLike | Sequence[Any]
 Rows = Values | Mapping[str, Values] | DataFrame | ArrowTable
 
 
+# To pydantic, which reads these as parts of a manifest and takes the text below each field into its JSON schema.
+_PART: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input tensor: its name, dtype and shape, -1 for the rows."""
+    """An input tensor."""
+
+    __pydantic_config__: ClassVar = _PART
 
     name: str
+    """`numeric`, `categorical` or `image`."""
     dtype: DType
+    """Of its values, as the wire names it."""
     shape: tuple[int, ...]
+    """Its lengths, -1 for the rows."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column of a table."""
 
-    kind: numeric, binary (0 or 1), or categorical, which takes one of `categories`.
-    nullable: whether the model learned what it means that the value is missing.
-    """
+    __pydantic_config__: ClassVar = _PART
 
     name: str
+    """Its name."""
     kind: Kind
+    """Numeric, binary (0 or 1), or categorical, which takes one of `categories`."""
     categories: tuple[str, ...] = ()
+    """Those that the model knows; for categorical columns alone."""
     nullable: bool = False
+    """Whether the model learned what it means that the value is missing."""
 
     def __post_init__(self) -> None:
         if (self.kind == "categorical") != bool(self.categories):
@@ -82,8 +93,12 @@ class Column:
 class Signature:
     """A model's inputs, and a table's columns in the order of the tensors' columns."""
 
+    __pydantic_config__: ClassVar = _PART
+
     inputs: tuple[TensorSpec, ...]
+    """The input tensors, raw."""
     columns: tuple[Column, ...] = ()
+    """A table's columns; none for images."""
 
     def __post_init__(self) -> None:
         shapes = [spec.shape for spec in self.inputs]

@@ -1,11 +1,9 @@
 """From a run to a bundle: trace, measure parity, calibrate, draw the golden rows, write."""
 
-import io
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +24,7 @@ from vaeserve.bundle import (
 )
 from vaeserve.errors import BundleError, ConfigError, RefusedError
 from vaeserve.signature import MISSING, Signature
+from vaeserve_export.arrays import npy, npz
 from vaeserve_export.calibration import calibrate, rate_for
 from vaeserve_export.graphs import OPSET, trace
 from vaeserve_export.noise import sobol_normal
@@ -77,9 +76,9 @@ def export(
 
     say("writing the bundle")
     files = {f"{graph}.onnx": content for graph, content in graphs.items()} | {
-        "noise.npy": _npy(points),
-        "calibration.npy": _npy(calibrated.scores),
-        "golden.npz": _npz(golden),
+        "noise.npy": npy(points),
+        "calibration.npy": npy(calibrated.scores),
+        "golden.npz": npz(golden),
     }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -189,15 +188,3 @@ def _versions() -> dict[str, str]:
         "onnxscript": version_of("onnxscript"),
         "onnxruntime": ONNXRUNTIME_VERSION,
     }
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _npz(arrays: Arrays) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vaeserve import __version__
 from vaeserve.bundle import FORMAT_VERSION, Graph
-from vaeserve.errors import RefusedError, first_line
 from vaeserve.scores import RowStatus
 from vaeserve.signature import Signature
 from vaeserve_export.categories import give_strings, take_strings
 from vaeserve_export.operators import check_operators
+from vaeserve_export.structure import checked
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import Inputs
 
@@ -49,6 +49,11 @@ _VALUES = {
     "iwae": "The importance-weighted bound, nats; NaN unless the status is 0. [rows]",
     "feature_log_likelihood": "Each feature's mean over the samples, nats; NaN unless the status is 0. "
     "[rows, features]",
+    "degrees": "Of freedom, of Student's t. [rows, features]",
+    "loc": "The distribution's location, of scaled values. [rows, features]",
+    "scale": "The distribution's scale, of scaled values. [rows, features]",
+    "logits": "Of Bernoulli's probability, or the continuous Bernoulli's parameter. [rows, features]",
+    "probabilities": "Of each column's categories in order, and of one not seen in training. [rows, categories]",
     "status": "; ".join(f"{int(status)}: {status.name}" for status in RowStatus) + ". [rows]",
 }
 
@@ -171,16 +176,6 @@ def _finished(name: Graph, model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Return the graph with the shapes of all its values; raises RefusedError, naming it, if ONNX finds it wrong."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
-        onnx.checker.check_model(inferred, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise RefusedError(f"{name}.onnx: {first_line(error)}") from None
-    return inferred
-
-
 def _say_what_it_is(model: onnx.ModelProto, name: Graph) -> None:
     model.producer_name, model.producer_version = "vaeserve", __version__
     model.doc_string = _GRAPHS[name]
@@ -192,7 +187,7 @@ def _say_what_it_is(model: onnx.ModelProto, name: Graph) -> None:
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
-        value.doc_string = _VALUES.get(value.name, "")
+        value.doc_string = _VALUES.get(value.name) or _VALUES.get(value.name.rpartition("/")[2], "")
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
     helper.set_model_props(model, {"vaeserve.graph": name, "vaeserve.format_version": str(FORMAT_VERSION)})

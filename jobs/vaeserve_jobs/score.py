@@ -74,7 +74,7 @@ def score_file(
     summary = Summary()
     try:
         with new_file(out) as partial, pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for batch in source.batches(_batch_rows(engine.signature)):
+            for batch in source.batches(batch_rows(engine.signature)):
                 scores = engine.score(_inputs(batch, engine, source.name), options)
                 writer.write_batch(_to_batch(batch.select(list(keep)), scores, schema))
                 summary.add(scores)
@@ -86,7 +86,7 @@ def score_file(
     return summary
 
 
-def _batch_rows(signature: Signature) -> int:
+def batch_rows(signature: Signature) -> int:
     """Return how many rows of a signature make a batch, and a message that a service takes."""
     return max(1, min(BATCH_ROWS, BATCH_BYTES // signature.row_bytes))
 

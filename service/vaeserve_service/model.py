@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaeserve.bundle import Bundle
-from vaeserve.errors import InvalidInputError, OutOfRangeError
+from vaeserve.errors import OutOfRangeError
+from vaeserve.latents import Interpolation, check_latents, one_latent, path, prior_draws
 from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret
 from vaeserve_service.batcher import Batcher, Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.runtime import Arrays, Runtime
-
-# Past this a latent is no draw of any posterior; the decoder's outputs could overflow.
-LARGEST_LATENT = 1e3
 
 
 class Operation(NamedTuple):
@@ -76,17 +74,28 @@ class Model:
 
         Raises InvalidInputError for latents of another form, OutOfRangeError for such as lie past LARGEST_LATENT.
         """
+        return await self._submit(Operation("decode"), {"z": check_latents(latents, self.manifest.latent_dim)})
+
+    async def generate(self, count: int, *, seed: int, temperature: float) -> Arrays:
+        """Return the decoder's outputs for `count` of `prior_draws`.
+
+        Raises OutOfRangeError for more than a request may have, InvalidInputError as `prior_draws` does.
+        """
+        self._refuse_too_many("count", count)
+        return await self.decode(prior_draws(count, self.manifest.latent_dim, seed=seed, temperature=temperature))
+
+    async def interpolate(
+        self, start: NDArray[Any], end: NDArray[Any], *, steps: int, method: Interpolation
+    ) -> tuple[Arrays, NDArray[np.float32]]:
+        """Return the decoder's outputs along the `path` between two latents, and its latents [steps, latent].
+
+        Raises OutOfRangeError for more steps than a request may have rows, and as `path` does.
+        """
+        self._refuse_too_many("steps", steps)
         latent_dim = self.manifest.latent_dim
-        if latents.ndim != 2 or latents.shape[1] != latent_dim or latents.dtype.kind not in "fiu":
-            raise InvalidInputError(
-                f"latents: {latents.dtype} of shape {list(latents.shape)}; the model takes numbers of shape "
-                f"[rows, {latent_dim}]"
-            )
-        if not (np.abs(latents) <= LARGEST_LATENT).all():
-            raise OutOfRangeError(
-                f"latents: not all of them lie within +-{LARGEST_LATENT:g}; expected finite numbers there"
-            )
-        return await self._submit(Operation("decode"), {"z": latents.astype(np.float32)})
+        first, last = one_latent(start, "start", latent_dim), one_latent(end, "end", latent_dim)
+        latents = path(first, last, steps=steps, method=method)
+        return await self.decode(latents), latents
 
     async def score(self, inputs: Arrays, options: ScoreOptions) -> Scores:
         """Return how anomalous each row is."""
@@ -112,6 +121,11 @@ class Model:
             times = f", each counted {cost} times for its samples" if cost > 1 else ""
             raise OutOfRangeError(f"rows: {rows} in a request{times}; the service takes {self._request_rows} at most")
         return await self._batcher.submit(operation, inputs, cost=cost)
+
+    def _refuse_too_many(self, name: str, rows: int) -> None:
+        """Raise OutOfRangeError for more rows than a request may have, before there is any memory for them."""
+        if rows > self._request_rows:
+            raise OutOfRangeError(f"{name}: {rows} rows in a request; the service takes {self._request_rows} at most")
 
     def _compute(self, operation: Operation, inputs: Arrays) -> Arrays:
         match operation.name:

@@ -15,10 +15,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from vaeserve.errors import BundleError, ConfigError, InternalError, first_line
+from vaeserve.errors import BundleError, ConfigError, InternalError, InvalidInputError, first_line
+from vaeserve.graph import refuse_unsafe
+from vaeserve.interface import Value, refuse_other
 
 if TYPE_CHECKING:
-    from vaeserve.bundle import Bundle
+    from vaeserve.bundle import Bundle, Manifest
     from vaeserve.bundle import Graph as GraphName
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,6 +34,7 @@ TOLERANCE = 1e-4
 # Rows x samples of one call: enough to fill the caches, and no more memory for a large input than for a small one.
 CHUNK = 4096
 # The scorer's outputs that are one number a row; the others are only worth copying for who asks.
+_DTYPES = {"float": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "string": "STRING"}
 _BY_ROW = ("elbo", "log_likelihood", "kl", "iwae", "status")
 
 
@@ -41,26 +44,29 @@ class Graph:
     def __init__(self, content: bytes, *, name: str, device: Device = "cpu") -> None:
         """Build a session of a serialized graph.
 
-        Raises BundleError for a graph that ONNX Runtime can't load, ConfigError where the device isn't there.
+        Raises BundleError for a graph that ONNX Runtime can't load or that reaches out of itself, ConfigError where the
+        device isn't there.
         """
-        provider = PROVIDERS[device]
-        if provider not in ort.get_available_providers():
-            raise ConfigError(
-                f"device {device}: ONNX Runtime has {', '.join(ort.get_available_providers())}; expected {provider}: "
-                "install onnxruntime-gpu in place of onnxruntime"
-            )
+        refuse_unsafe(content, name)
+        provider = provider_of(device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and said once
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # by default the bytes may choose
         try:
-            self._session = ort.InferenceSession(content, options, providers=[provider])
+            # On the CPU there is nothing to fall back to, and ONNX Runtime prints that it tries.
+            self._session = ort.InferenceSession(
+                content, options, providers=[provider], enable_fallback=int(device != "cpu")
+            )
+            self.takes = {value.name: _value(value) for value in self._session.get_inputs()}
+            self.gives = {value.name: _value(value) for value in self._session.get_outputs()}
         except Exception as error:
             raise BundleError(f"{name}.onnx: ONNX Runtime {VERSION} can't load it: {first_line(error)}") from None
         if self._session.get_providers()[0] != provider:
             raise ConfigError(f"device {device}: ONNX Runtime fell back to {self._session.get_providers()[0]}")
         self.name = name
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        self.outputs = list(self.gives)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
         """Return the named outputs for one call's inputs."""
@@ -99,17 +105,24 @@ class Runtime:
 
     @classmethod
     def load(cls, bundle: "Bundle", *, device: Device = "cpu") -> Self:
-        """Build a bundle's sessions and compute its golden rows on them.
+        """Build a bundle's sessions, see that they are those of its manifest, and compute its golden rows on them.
 
-        Raises BundleError, naming the bundle's file, for one that isn't what its hash or PyTorch says, and
-        ConfigError where the device isn't there.
+        Raises BundleError, naming the bundle's file, for one that isn't what its hash, its manifest or PyTorch says,
+        and ConfigError where the device isn't there.
         """
         try:
             runtime = cls({name: bundle.graph(name) for name in GRAPHS}, device=device)
+            runtime.check_interface(bundle.manifest)
+            _check_inputs(bundle.golden, bundle.manifest)
             runtime.check(bundle.golden, bundle.noise[: bundle.manifest.num_samples])
-        except BundleError as error:
+        except (BundleError, InternalError) as error:
             raise BundleError(f"{bundle.path}: {error}") from None
         return runtime
+
+    def check_interface(self, manifest: "Manifest") -> None:
+        """Raise BundleError, naming graph and value, unless the graphs take and give what `manifest` says."""
+        for name, graph in zip(GRAPHS, (self._encoder, self._decoder, self._scorer), strict=True):
+            refuse_other(manifest, name, inputs=graph.takes, outputs=graph.gives)
 
     def encode(self, inputs: Arrays) -> Arrays:
         """Return `mean` and `log_variance`, both [rows, latent], and `status` [rows]."""
@@ -154,12 +167,49 @@ class Runtime:
                     )
 
 
+def provider_of(device: Device) -> str:
+    """Return the execution provider of a device; raises ConfigError where ONNX Runtime hasn't got it."""
+    provider = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise ConfigError(
+            f"device {device}: ONNX Runtime has {', '.join(ort.get_available_providers())}; expected {provider}: "
+            "install onnxruntime-gpu in place of onnxruntime"
+        )
+    return provider
+
+
+def _value(value: Any) -> Value:
+    """Return what ONNX Runtime says of an input or output: `tensor(float)` and a shape, text for a free length."""
+    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    return Value(
+        _DTYPES.get(dtype, value.type), tuple(length if isinstance(length, int) else -1 for length in value.shape)
+    )
+
+
+def _check_inputs(golden: Arrays, manifest: "Manifest") -> None:
+    """Raise BundleError unless the golden rows are rows of the model, one or more, and latents of it."""
+    inputs = {name.removeprefix("inputs/"): a for name, a in golden.items() if name.startswith("inputs/")}
+    latents = golden.get("latents", np.empty(0, np.float32))
+    try:
+        checked = manifest.signature.check(inputs)
+    except InvalidInputError as error:
+        raise BundleError(f"golden.npz: inputs/{error}") from None
+    if any(checked[name].dtype != array.dtype or not len(array) for name, array in inputs.items()):
+        given = {name: f"{array.dtype} {list(array.shape)}" for name, array in inputs.items()}
+        raise BundleError(f"golden.npz: {given}; expected one row or more, of the signature's dtypes")
+    if latents.dtype != np.float32 or latents.shape != (max(1, len(latents)), manifest.latent_dim):
+        raise BundleError(
+            f"golden.npz: latents: {latents.dtype} of shape {list(latents.shape)}; expected float32 of shape "
+            f"[n, {manifest.latent_dim}]"
+        )
+
+
 def output_error(name: str, computed: NDArray[Any], reference: NDArray[Any]) -> float:
     """Return `largest_error`; of a table in raw units, relative to the largest value of each column.
 
     Single precision can't resolve a value near 0 in a column of billions any better.
     """
-    if name == "numeric" and len(reference):
+    if name == "numeric" and computed.shape == reference.shape and len(reference) and reference.dtype.kind == "f":
         size = np.maximum(1, np.abs(np.nan_to_num(reference)).max(axis=0))
         return largest_error(computed / size, reference / size)
     return largest_error(computed, reference)
@@ -171,9 +221,10 @@ def largest_error(computed: NDArray[Any], reference: NDArray[Any]) -> float:
     Integers are pixels, rounded from what may lie on either side of a half: one level apart counts as equal. Strings
     are the likeliest categories, and two may be as likely: of them it is the share that differs.
     """
-    if computed.shape != reference.shape:
+    strings = [array.dtype.kind in "UO" for array in (computed, reference)]
+    if computed.shape != reference.shape or strings[0] != strings[1]:
         return float("inf")
-    if reference.dtype.kind in "UO":
+    if all(strings):
         return float((computed != reference).mean()) if reference.size else 0.0
     a, b = computed.astype(np.float64), reference.astype(np.float64)
     if not (np.isnan(a) == np.isnan(b)).all():

@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vaeserve.errors import InvalidInputError
-from vaeserve.messages import BOUNDS, INPUT_DTYPES
+from vaeserve.messages import BOUNDS, INPUT_DTYPES, METHODS
 from vaeserve.scores import ScoreOptions, Scores
 from vaeserve.tensors import from_tensor, to_tensor, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
@@ -17,6 +17,7 @@ from vaeserve_service.runtime import Arrays
 SERVICE = "vaeserve.v1.VaeService"
 
 _BOUNDS = {enum: bound for bound, enum in BOUNDS.items()}
+_METHODS = {enum: method for method, enum in METHODS.items()}
 
 
 class VaeService:
@@ -54,6 +55,24 @@ class VaeService:
         model = self._model(request.model)
         scores = await model.score(_inputs(request.inputs), _options(request))
         return _score_response(model, scores)
+
+    async def generate(self, request: pb.GenerateRequest) -> pb.GenerateResponse:
+        """Return the reconstructions of draws from the prior."""
+        model = self._model(request.model)
+        temperature = request.temperature if request.HasField("temperature") else 1.0
+        outputs = await model.generate(request.count, seed=request.seed, temperature=temperature)
+        return pb.GenerateResponse(model=_spec(model), outputs=to_tensors(outputs))
+
+    async def interpolate(self, request: pb.InterpolateRequest) -> pb.InterpolateResponse:
+        """Return the reconstructions along the path between two latents."""
+        model = self._model(request.model)
+        if request.method not in _METHODS:
+            raise InvalidInputError(f"method: {request.method}; expected LINEAR or SPHERICAL")
+        start, end = from_tensor(request.start, "start"), from_tensor(request.end, "end")
+        outputs, latents = await model.interpolate(start, end, steps=request.steps, method=_METHODS[request.method])
+        return pb.InterpolateResponse(
+            model=_spec(model), outputs=to_tensors(outputs), latents=to_tensor(latents, "latents")
+        )
 
     async def list_models(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         """Return every model's versions."""
@@ -141,6 +160,8 @@ def methods(service: VaeService) -> Mapping[str, tuple[Any, Any]]:
         "Decode": (pb.DecodeRequest, service.decode),
         "Reconstruct": (pb.ReconstructRequest, service.reconstruct),
         "Score": (pb.ScoreRequest, service.score),
+        "Generate": (pb.GenerateRequest, service.generate),
+        "Interpolate": (pb.InterpolateRequest, service.interpolate),
         "ListModels": (pb.ListModelsRequest, service.list_models),
         "GetModel": (pb.GetModelRequest, service.get_model),
     }

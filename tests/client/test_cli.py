@@ -104,6 +104,8 @@ def test_scoring_through_a_service(service: LocalService, models: Any, rows_of: 
         (["train", "markup.csv", "--out", "run"], "column 'x[/b]': dates, such as '2024-01-01'"),
         (["train", "digits", "--out", "run", "--seed", "9" * 30], "--seed"),
         (["inspect", "none"], "none: not a bundle: it has no manifest.json"),
+        (["calibrate", "none", "--data", "few.csv"], "none: not a bundle: it has no manifest.json"),
+        (["compare", "none", "none", "--data", "few.csv"], "none: not a bundle: it has no manifest.json"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from vaeserve import AsyncClient, Bound, Client, RowStatus
+from vaeserve import AsyncClient, Bound, Client, Interpolation, RowStatus
 from vaeserve.errors import (
     DeadlineError,
     InvalidInputError,
@@ -18,12 +18,13 @@ from vaeserve.errors import (
     ServerError,
     UnavailableError,
 )
+from vaeserve.latents import path, prior_draws
 from vaeserve.local import LocalService
 from vaeserve.messages import read_model
 from vaeserve.signature import Column, Signature
 from vaeserve.v1 import vae_pb2 as pb
 
-SURFACE = ("score", "encode", "decode", "reconstruct", "models", "model", "health")
+SURFACE = ("score", "encode", "decode", "reconstruct", "generate", "interpolate", "models", "model", "health")
 
 
 def test_rows_score_as_arrays_and_as_tables(client: Client, rows_of: Any) -> None:
@@ -101,12 +102,41 @@ def test_encode_decode_and_reconstruct_agree(client: Client, rows_of: Any) -> No
         assert (reconstructed.status == RowStatus.OK).all()
 
 
+def test_generated_rows_are_decoded_draws(client: Client) -> None:
+    """Rows are the decoder's for the seed's draws, the same again, others for another seed or temperature."""
+    generated = client.generate("table7", 20, seed=5, temperature=0.5)
+    assert (generated.model, generated.version) == ("table7", "1")
+    draws = prior_draws(20, 3, seed=5, temperature=0.5)
+    assert generated.outputs["numeric"].tobytes() == client.decode("table7", draws).outputs["numeric"].tobytes()
+    plain, *seeded = [client.generate("table7", 20, seed=seed).outputs["numeric"] for seed in (0, 0, 1)]
+    assert plain.tobytes() == client.generate("table7", 20).outputs["numeric"].tobytes()
+    assert plain.tobytes() == seeded[0].tobytes()
+    assert (plain != seeded[1]).any(axis=1).all()
+    alike = client.generate("table7", 20, temperature=0).outputs["numeric"]
+    assert (alike == alike[0]).all()
+
+
+def test_interpolation_goes_from_one_row_to_the_other(client: Client, rows_of: Any) -> None:
+    """Between two rows' latents lie the decoded latents of the path, and at its ends the rows' reconstructions."""
+    rows = rows_of("image", 2)
+    start, end = client.encode("image", rows).mean
+    ends = client.reconstruct("image", rows).outputs["image"]
+    for method in Interpolation:
+        between = client.interpolate("image", start, end[None], steps=6, method=method)
+        assert (between.model, between.version) == ("image", "1")
+        assert between.latents.tobytes() == path(start, end, steps=6, method=method).tobytes()
+        assert between.outputs["image"].tobytes() == client.decode("image", between.latents).outputs["image"].tobytes()
+        assert between.outputs["image"][[0, -1]].tobytes() == ends.tobytes()
+    assert len(client.interpolate("image", start.tolist(), end.tolist()).latents) == 11
+
+
 def test_zero_rows_give_zero_rows(client: Client, rows_of: Any) -> None:
     """No rows are no error."""
     rows = rows_of("image", 0)
     assert len(client.score("image", rows)) == 0
     assert client.encode("image", rows).mean.shape == (0, 5)
     assert client.reconstruct("image", rows).outputs["image"].shape == (0, 1, 5, 6)
+    assert client.generate("image", 0).outputs["image"].shape == (0, 1, 5, 6)
 
 
 def test_models_tell_what_they_take(client: Client) -> None:
@@ -152,6 +182,8 @@ async def test_the_async_client_gives_the_same(client: Client, service: LocalSer
         assert b"".join(answer.score.tobytes() for answer in answers) == expected.score.tobytes()
         assert (await other.encode("table33", rows)).mean.shape == (30, 5)
         assert (await other.decode("table33", np.zeros((2, 5)))).outputs["numeric"].shape == (2, 33)
+        assert (await other.generate("table33", 4)).outputs["numeric"].shape == (4, 33)
+        assert (await other.interpolate("table33", np.zeros(5), np.ones(5), steps=3)).latents[1].tolist() == [0.5] * 5
         assert (await other.models())[0].name == "binary21"
         with pytest.raises(NotFoundError):
             await other.score("fraud", rows)
@@ -176,6 +208,12 @@ def test_what_is_no_call_is_refused_before_it_is_sent(service: LocalService) -> 
         client.decode("table7", [[1.0], [2.0, 3.0]])
     with pytest.raises(InvalidInputError, match="expected Bound.ELBO or Bound.IWAE"):
         client.score("table7", np.zeros((1, 7)), bound="iwae")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="count: -1; expected a whole number"):
+        client.generate("table7", -1)
+    with pytest.raises(InvalidInputError, match="steps: 1; expected a whole number from 2"):
+        client.interpolate("table7", np.zeros(3), np.ones(3), steps=1)
+    with pytest.raises(InvalidInputError, match="method: 'linear'; expected Interpolation.LINEAR"):
+        client.interpolate("table7", np.zeros(3), np.ones(3), method="linear")  # type: ignore[arg-type]
     client.close()
     with pytest.raises(InvalidInputError, match="expected an open client"):
         client.score("table7", np.zeros((1, 7)))

@@ -1,8 +1,12 @@
 """What importing a component brings with it."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import vaeserve
@@ -30,6 +34,25 @@ def test_the_service_and_the_jobs_never_load_pytorch(module: str) -> None:
     assert not loaded & {"torch", "onnx", "onnxscript", "sklearn", "vaeserve_training", "vaeserve_export"}
 
 
+@pytest.mark.parametrize("command", ["calibrate", "compare"])
+def test_what_is_done_with_a_bundle_never_loads_pytorch(
+    models: Any, rows_of: Any, tmp_path: Path, command: str
+) -> None:
+    """A bundle is calibrated and compared without PyTorch, nor what exports with it, from the command line down."""
+    bundle = shutil.copytree(models.bundles["table3"].path, tmp_path / "models" / "table3" / "1")
+    np.savetxt(tmp_path / "rows.csv", rows_of("table3", 50), delimiter=",", header="c0,c1,c2", comments="")
+    arguments = [str(bundle)] * (1 + (command == "compare")) + ["--data", str(tmp_path / "rows.csv")]
+    script = (
+        "import sys; from vaeserve.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print(*sorted(set(name.partition('.')[0] for name in sys.modules)))"
+    )
+    run = [sys.executable, "-c", script, command, *arguments]
+    done = subprocess.run(run, check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "onnxruntime" in loaded
+    assert not loaded & {"torch", "onnx", "onnxscript", "safetensors", "vaeserve_training"}
+
+
 def test_the_public_names_are_these() -> None:
     """What others import comes from the package itself, and stays."""
     assert vaeserve.__all__ == sorted(vaeserve.__all__)
@@ -38,6 +61,7 @@ def test_the_public_names_are_these() -> None:
         "Attribution",
         "Bound",
         "Client",
+        "Interpolation",
         "RowStatus",
         "Scores",
         "VaeserveError",

@@ -21,8 +21,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from vaeserve import AsyncClient
+from vaeserve.latents import Interpolation, path, prior_draws
 from vaeserve.local import LocalService, serve_locally
-from vaeserve.tensors import to_tensor
+from vaeserve.messages import METHODS
+from vaeserve.tensors import from_tensor, from_tensors, to_tensor
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
 from vaeserve_service.runtime import Runtime
@@ -51,6 +53,19 @@ def get(url: str) -> tuple[int, str]:
 def score_request(rows: np.ndarray, **options: Any) -> pb.ScoreRequest:
     """Return a request to score a table of 7 columns."""
     return pb.ScoreRequest(model=pb.ModelSpec(name="table7"), inputs=[to_tensor(rows)], **options)
+
+
+def generate_request(**options: Any) -> pb.GenerateRequest:
+    """Return a request to generate rows of a table of 7 columns and 3 latent dimensions."""
+    asked: dict[str, Any] = {"model": pb.ModelSpec(name="table7"), "count": 1} | options
+    return pb.GenerateRequest(**asked)
+
+
+def interpolate_request(**options: Any) -> pb.InterpolateRequest:
+    """Return a request to interpolate for that table, from 0 to 1."""
+    ends = {"start": to_tensor(np.zeros(3)), "end": to_tensor(np.ones(3))}
+    asked: dict[str, Any] = {"model": pb.ModelSpec(name="table7"), "steps": 5} | ends | options
+    return pb.InterpolateRequest(**asked)
 
 
 def test_scores_over_the_wire_are_the_runtimes_bits(models: Any, channel: grpc.Channel, rows_of: Any) -> None:
@@ -165,6 +180,98 @@ def test_latents_are_checked(channel: grpc.Channel) -> None:
             stub.Decode(pb.DecodeRequest(model=model, latents=to_tensor(latents)), timeout=20)
         assert refusal.value.code().name == code
         assert message in str(refusal.value.details())
+
+
+@pytest.mark.parametrize("kind", ["table7", "binary21", "image", "conv", "mixed", "codes"])
+def test_generate_decodes_the_seeds_draws(models: Any, channel: grpc.Channel, kind: str) -> None:
+    """Every output of each kind of model has the bits that the runtime gives for the draws in this process."""
+    spec = pb.ModelSpec(name=kind)
+    request = pb.GenerateRequest(model=spec, count=30, seed=2**64 - 1, temperature=1.5)
+    response = VaeServiceStub(channel).Generate(request, timeout=20)
+    bundle = models.bundles[kind]
+    draws = prior_draws(30, bundle.manifest.latent_dim, seed=2**64 - 1, temperature=1.5)
+    expected = Runtime.load(bundle).decode(draws)
+    outputs = from_tensors(response.outputs)
+    assert outputs.keys() == expected.keys()
+    for name, output in outputs.items():
+        np.testing.assert_array_equal(output, expected[name], strict=output.dtype != object)
+    assert (response.model.name, response.model.version) == (kind, "1")
+    columns = bundle.manifest.signature.categorical_columns
+    for column, drawn in zip(columns, outputs.get("categorical", np.empty((30, 0))).T, strict=True):
+        assert set(drawn) <= set(column.categories)
+
+
+def test_generate_has_its_defaults(channel: grpc.Channel) -> None:
+    """Without a seed it is 0, without a temperature 1, and a temperature of 0 is none of them."""
+    requests = generate_request(), generate_request(seed=0, temperature=1.0), generate_request(temperature=0.0)
+    plain, told, cold = (VaeServiceStub(channel).Generate(each, timeout=20).outputs for each in requests)
+    assert list(plain) == list(told) != list(cold)
+
+
+@pytest.mark.parametrize("kind", ["table7", "image", "mixed"])
+@pytest.mark.parametrize("method", Interpolation)
+def test_interpolate_decodes_the_path(models: Any, channel: grpc.Channel, kind: str, method: Interpolation) -> None:
+    """The latents are the path's and the outputs the runtime's for them, whichever form the ends have."""
+    bundle = models.bundles[kind]
+    start, end = prior_draws(2, bundle.manifest.latent_dim, seed=1)
+    request = pb.InterpolateRequest(
+        model=pb.ModelSpec(name=kind), start=to_tensor(start), end=to_tensor(end[None]), steps=8, method=METHODS[method]
+    )
+    response = VaeServiceStub(channel).Interpolate(request, timeout=20)
+    latents = from_tensor(response.latents)
+    assert latents.tobytes() == path(start, end, steps=8, method=method).tobytes()
+    expected = Runtime.load(bundle).decode(latents)
+    outputs = from_tensors(response.outputs)
+    assert outputs.keys() == expected.keys()
+    for name, output in outputs.items():
+        np.testing.assert_array_equal(output, expected[name], strict=output.dtype != object)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        (generate_request(model=None), "INVALID_ARGUMENT", "model.name: empty; expected one of"),
+        (generate_request(model=pb.ModelSpec(name="fraud")), "NOT_FOUND", "model: 'fraud'; the service has"),
+        (
+            generate_request(count=2**32 - 1),
+            "OUT_OF_RANGE",
+            "count: 4294967295 rows in a request; the service takes 100000 at most",
+        ),
+        (generate_request(count=100_001), "OUT_OF_RANGE", "count: 100001 rows in a request"),
+        (generate_request(temperature=-1), "INVALID_ARGUMENT", "temperature: -1.0; expected a number from 0 to 100"),
+        (generate_request(temperature=np.nan), "INVALID_ARGUMENT", "temperature: nan; expected"),
+        (
+            interpolate_request(steps=2**32 - 1),
+            "OUT_OF_RANGE",
+            "steps: 4294967295 rows in a request; the service takes 100000 at most",
+        ),
+        (interpolate_request(steps=1), "INVALID_ARGUMENT", "steps: 1; expected a whole number from 2"),
+        (interpolate_request(method=7), "INVALID_ARGUMENT", "method: 7; expected LINEAR or SPHERICAL"),
+        (interpolate_request(method=pb.SPHERICAL), "INVALID_ARGUMENT", "start: 0 everywhere; expected a direction"),
+        (
+            interpolate_request(end=to_tensor(np.zeros(4))),
+            "INVALID_ARGUMENT",
+            "end: 4 numbers; the model's latents have 3",
+        ),
+        (
+            interpolate_request(start=to_tensor(np.zeros((2, 3)))),
+            "INVALID_ARGUMENT",
+            "start: float64 of shape [2, 3]; expected the numbers of one latent, [3]",
+        ),
+        (interpolate_request(end=to_tensor(np.full(3, np.inf))), "OUT_OF_RANGE", "end: not all of them lie within"),
+        (interpolate_request(start=None), "INVALID_ARGUMENT", "start: shape []; expected one dimension or more"),
+    ],
+)
+def test_what_cannot_be_generated_has_its_code_and_message(
+    channel: grpc.Channel, request_: pb.GenerateRequest | pb.InterpolateRequest, code: str, message: str
+) -> None:
+    """Each fault in what to generate or interpolate has the right code, and names the field and its value."""
+    stub: Any = VaeServiceStub(channel)
+    call = stub.Generate if isinstance(request_, pb.GenerateRequest) else stub.Interpolate
+    with pytest.raises(grpc.RpcError) as refusal:
+        call(request_, timeout=20)
+    assert refusal.value.code().name == code
+    assert message in str(refusal.value.details())
 
 
 def test_health_is_overall_by_model_and_for_liveness(channel: grpc.Channel) -> None:

@@ -24,21 +24,23 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vaeserve/v1/vae.proto\x12\x0bvaeserve.v1\"*\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"j\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.vaeserve.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0f\n\x07strings\x18\x05 \x03(\t\"[\n\rEncodeRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12#\n\x06inputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\"\xad\x01\n\x0e\x45ncodeResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12!\n\x04mean\x18\x02 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\x12)\n\x0clog_variance\x18\x03 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\x12&\n\x06status\x18\x04 \x03(\x0e\x32\x16.vaeserve.v1.RowStatus\"\\\n\rDecodeRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07latents\x18\x02 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\"]\n\x0e\x44\x65\x63odeResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07outputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\"`\n\x12ReconstructRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12#\n\x06inputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\"\x8a\x01\n\x13ReconstructResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07outputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\x12&\n\x06status\x18\x03 \x03(\x0e\x32\x16.vaeserve.v1.RowStatus\"\x93\x02\n\x0cScoreRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12#\n\x06inputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\x12\x18\n\x0bnum_samples\x18\x03 \x01(\rH\x00\x88\x01\x01\x12!\n\x05\x62ound\x18\x04 \x01(\x0e\x32\x12.vaeserve.v1.Bound\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12 \n\x13\x66\x61lse_positive_rate\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x0ctop_features\x18\x07 \x01(\rB\x0e\n\x0c_num_samplesB\x07\n\x05_seedB\x16\n\x14_false_positive_rate\"0\n\x0c\x41ttributions\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x0e\n\x06\x65xcess\x18\x02 \x03(\x02\"\xf4\x01\n\rScoreResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12\r\n\x05score\x18\x02 \x03(\x02\x12\x0c\n\x04\x65lbo\x18\x03 \x03(\x02\x12\x16\n\x0elog_likelihood\x18\x04 \x03(\x02\x12\n\n\x02kl\x18\x05 \x03(\x02\x12\x0f\n\x07p_value\x18\x06 \x03(\x01\x12\x11\n\tanomalous\x18\x07 \x03(\x08\x12&\n\x06status\x18\x08 \x03(\x0e\x32\x16.vaeserve.v1.RowStatus\x12/\n\x0c\x61ttributions\x18\t \x03(\x0b\x32\x19.vaeserve.v1.Attributions\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.vaeserve.v1.Model\"B\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x08versions\x18\x02 \x03(\x0b\x32\x19.vaeserve.v1.ModelVersion\"W\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.vaeserve.v1.ModelState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"8\n\x0fGetModelRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\"\xef\x01\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.vaeserve.v1.ModelState\x12\'\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.vaeserve.v1.TensorSpec\x12$\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x13.vaeserve.v1.Column\x12\x10\n\x08manifest\x18\x05 \x01(\t\x12+\n\x08versions\x18\x06 \x03(\x0b\x32\x19.vaeserve.v1.ModelVersion\"O\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.vaeserve.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\"J\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x12\n\ncategories\x18\x03 \x03(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08*\x83\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x46LOAT32\x10\x01\x12\x0b\n\x07\x46LOAT16\x10\x02\x12\x0b\n\x07\x46LOAT64\x10\x03\x12\t\n\x05INT64\x10\x04\x12\t\n\x05INT32\x10\x05\x12\t\n\x05UINT8\x10\x06\x12\x08\n\x04\x42OOL\x10\x07\x12\n\n\x06STRING\x10\x08*g\n\tRowStatus\x12\x06\n\x02OK\x10\x00\x12\x16\n\x12UNSCORABLE_MISSING\x10\x01\x12\x19\n\x15UNSCORABLE_NOT_FINITE\x10\x02\x12\x1f\n\x1bUNSCORABLE_UNKNOWN_CATEGORY\x10\x03*\x1b\n\x05\x42ound\x12\x08\n\x04\x45LBO\x10\x00\x12\x08\n\x04IWAE\x10\x01*M\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x32\xbc\x03\n\nVaeService\x12\x41\n\x06\x45ncode\x12\x1a.vaeserve.v1.EncodeRequest\x1a\x1b.vaeserve.v1.EncodeResponse\x12\x41\n\x06\x44\x65\x63ode\x12\x1a.vaeserve.v1.DecodeRequest\x1a\x1b.vaeserve.v1.DecodeResponse\x12P\n\x0bReconstruct\x12\x1f.vaeserve.v1.ReconstructRequest\x1a .vaeserve.v1.ReconstructResponse\x12>\n\x05Score\x12\x19.vaeserve.v1.ScoreRequest\x1a\x1a.vaeserve.v1.ScoreResponse\x12M\n\nListModels\x12\x1e.vaeserve.v1.ListModelsRequest\x1a\x1f.vaeserve.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.vaeserve.v1.GetModelRequest\x1a\x1d.vaeserve.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vaeserve/v1/vae.proto\x12\x0bvaeserve.v1\"*\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"j\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.vaeserve.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0f\n\x07strings\x18\x05 \x03(\t\"[\n\rEncodeRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12#\n\x06inputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\"\xad\x01\n\x0e\x45ncodeResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12!\n\x04mean\x18\x02 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\x12)\n\x0clog_variance\x18\x03 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\x12&\n\x06status\x18\x04 \x03(\x0e\x32\x16.vaeserve.v1.RowStatus\"\\\n\rDecodeRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07latents\x18\x02 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\"]\n\x0e\x44\x65\x63odeResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07outputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\"`\n\x12ReconstructRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12#\n\x06inputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\"\x8a\x01\n\x13ReconstructResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07outputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\x12&\n\x06status\x18\x03 \x03(\x0e\x32\x16.vaeserve.v1.RowStatus\"\x93\x02\n\x0cScoreRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12#\n\x06inputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\x12\x18\n\x0bnum_samples\x18\x03 \x01(\rH\x00\x88\x01\x01\x12!\n\x05\x62ound\x18\x04 \x01(\x0e\x32\x12.vaeserve.v1.Bound\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12 \n\x13\x66\x61lse_positive_rate\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x0ctop_features\x18\x07 \x01(\rB\x0e\n\x0c_num_samplesB\x07\n\x05_seedB\x16\n\x14_false_positive_rate\"0\n\x0c\x41ttributions\x12\x10\n\x08\x66\x65\x61tures\x18\x01 \x03(\t\x12\x0e\n\x06\x65xcess\x18\x02 \x03(\x02\"\xf4\x01\n\rScoreResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12\r\n\x05score\x18\x02 \x03(\x02\x12\x0c\n\x04\x65lbo\x18\x03 \x03(\x02\x12\x16\n\x0elog_likelihood\x18\x04 \x03(\x02\x12\n\n\x02kl\x18\x05 \x03(\x02\x12\x0f\n\x07p_value\x18\x06 \x03(\x01\x12\x11\n\tanomalous\x18\x07 \x03(\x08\x12&\n\x06status\x18\x08 \x03(\x0e\x32\x16.vaeserve.v1.RowStatus\x12/\n\x0c\x61ttributions\x18\t \x03(\x0b\x32\x19.vaeserve.v1.Attributions\"\x7f\n\x0fGenerateRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_temperature\"_\n\x10GenerateResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07outputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\"\xbc\x01\n\x12InterpolateRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12\"\n\x05start\x18\x02 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\x12 \n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\x12\r\n\x05steps\x18\x04 \x01(\r\x12*\n\x06method\x18\x05 \x01(\x0e\x32\x1a.vaeserve.v1.Interpolation\"\x88\x01\n\x13InterpolateResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12$\n\x07outputs\x18\x02 \x03(\x0b\x32\x13.vaeserve.v1.Tensor\x12$\n\x07latents\x18\x03 \x01(\x0b\x32\x13.vaeserve.v1.Tensor\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.vaeserve.v1.Model\"B\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x08versions\x18\x02 \x03(\x0b\x32\x19.vaeserve.v1.ModelVersion\"W\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.vaeserve.v1.ModelState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"8\n\x0fGetModelRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\"\xef\x01\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.vaeserve.v1.ModelSpec\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.vaeserve.v1.ModelState\x12\'\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.vaeserve.v1.TensorSpec\x12$\n\x07\x63olumns\x18\x04 \x03(\x0b\x32\x13.vaeserve.v1.Column\x12\x10\n\x08manifest\x18\x05 \x01(\t\x12+\n\x08versions\x18\x06 \x03(\x0b\x32\x19.vaeserve.v1.ModelVersion\"O\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x05\x64type\x18\x02 \x01(\x0e\x32\x15.vaeserve.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\"J\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x12\n\ncategories\x18\x03 \x03(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08*\x83\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x46LOAT32\x10\x01\x12\x0b\n\x07\x46LOAT16\x10\x02\x12\x0b\n\x07\x46LOAT64\x10\x03\x12\t\n\x05INT64\x10\x04\x12\t\n\x05INT32\x10\x05\x12\t\n\x05UINT8\x10\x06\x12\x08\n\x04\x42OOL\x10\x07\x12\n\n\x06STRING\x10\x08*g\n\tRowStatus\x12\x06\n\x02OK\x10\x00\x12\x16\n\x12UNSCORABLE_MISSING\x10\x01\x12\x19\n\x15UNSCORABLE_NOT_FINITE\x10\x02\x12\x1f\n\x1bUNSCORABLE_UNKNOWN_CATEGORY\x10\x03*\x1b\n\x05\x42ound\x12\x08\n\x04\x45LBO\x10\x00\x12\x08\n\x04IWAE\x10\x01**\n\rInterpolation\x12\n\n\x06LINEAR\x10\x00\x12\r\n\tSPHERICAL\x10\x01*M\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07LOADING\x10\x01\x12\t\n\x05READY\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x32\xd7\x04\n\nVaeService\x12\x41\n\x06\x45ncode\x12\x1a.vaeserve.v1.EncodeRequest\x1a\x1b.vaeserve.v1.EncodeResponse\x12\x41\n\x06\x44\x65\x63ode\x12\x1a.vaeserve.v1.DecodeRequest\x1a\x1b.vaeserve.v1.DecodeResponse\x12P\n\x0bReconstruct\x12\x1f.vaeserve.v1.ReconstructRequest\x1a .vaeserve.v1.ReconstructResponse\x12>\n\x05Score\x12\x19.vaeserve.v1.ScoreRequest\x1a\x1a.vaeserve.v1.ScoreResponse\x12G\n\x08Generate\x12\x1c.vaeserve.v1.GenerateRequest\x1a\x1d.vaeserve.v1.GenerateResponse\x12P\n\x0bInterpolate\x12\x1f.vaeserve.v1.InterpolateRequest\x1a .vaeserve.v1.InterpolateResponse\x12M\n\nListModels\x12\x1e.vaeserve.v1.ListModelsRequest\x1a\x1f.vaeserve.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.vaeserve.v1.GetModelRequest\x1a\x1d.vaeserve.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vaeserve.v1.vae_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=2156
-  _globals['_DATATYPE']._serialized_end=2287
-  _globals['_ROWSTATUS']._serialized_start=2289
-  _globals['_ROWSTATUS']._serialized_end=2392
-  _globals['_BOUND']._serialized_start=2394
-  _globals['_BOUND']._serialized_end=2421
-  _globals['_MODELSTATE']._serialized_start=2423
-  _globals['_MODELSTATE']._serialized_end=2500
+  _globals['_DATATYPE']._serialized_start=2712
+  _globals['_DATATYPE']._serialized_end=2843
+  _globals['_ROWSTATUS']._serialized_start=2845
+  _globals['_ROWSTATUS']._serialized_end=2948
+  _globals['_BOUND']._serialized_start=2950
+  _globals['_BOUND']._serialized_end=2977
+  _globals['_INTERPOLATION']._serialized_start=2979
+  _globals['_INTERPOLATION']._serialized_end=3021
+  _globals['_MODELSTATE']._serialized_start=3023
+  _globals['_MODELSTATE']._serialized_end=3100
   _globals['_MODELSPEC']._serialized_start=38
   _globals['_MODELSPEC']._serialized_end=80
   _globals['_TENSOR']._serialized_start=82
@@ -61,22 +63,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTIONS']._serialized_end=1213
   _globals['_SCORERESPONSE']._serialized_start=1216
   _globals['_SCORERESPONSE']._serialized_end=1460
-  _globals['_LISTMODELSREQUEST']._serialized_start=1462
-  _globals['_LISTMODELSREQUEST']._serialized_end=1481
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1483
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1539
-  _globals['_MODEL']._serialized_start=1541
-  _globals['_MODEL']._serialized_end=1607
-  _globals['_MODELVERSION']._serialized_start=1609
-  _globals['_MODELVERSION']._serialized_end=1696
-  _globals['_GETMODELREQUEST']._serialized_start=1698
-  _globals['_GETMODELREQUEST']._serialized_end=1754
-  _globals['_GETMODELRESPONSE']._serialized_start=1757
-  _globals['_GETMODELRESPONSE']._serialized_end=1996
-  _globals['_TENSORSPEC']._serialized_start=1998
-  _globals['_TENSORSPEC']._serialized_end=2077
-  _globals['_COLUMN']._serialized_start=2079
-  _globals['_COLUMN']._serialized_end=2153
-  _globals['_VAESERVICE']._serialized_start=2503
-  _globals['_VAESERVICE']._serialized_end=2947
+  _globals['_GENERATEREQUEST']._serialized_start=1462
+  _globals['_GENERATEREQUEST']._serialized_end=1589
+  _globals['_GENERATERESPONSE']._serialized_start=1591
+  _globals['_GENERATERESPONSE']._serialized_end=1686
+  _globals['_INTERPOLATEREQUEST']._serialized_start=1689
+  _globals['_INTERPOLATEREQUEST']._serialized_end=1877
+  _globals['_INTERPOLATERESPONSE']._serialized_start=1880
+  _globals['_INTERPOLATERESPONSE']._serialized_end=2016
+  _globals['_LISTMODELSREQUEST']._serialized_start=2018
+  _globals['_LISTMODELSREQUEST']._serialized_end=2037
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2039
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2095
+  _globals['_MODEL']._serialized_start=2097
+  _globals['_MODEL']._serialized_end=2163
+  _globals['_MODELVERSION']._serialized_start=2165
+  _globals['_MODELVERSION']._serialized_end=2252
+  _globals['_GETMODELREQUEST']._serialized_start=2254
+  _globals['_GETMODELREQUEST']._serialized_end=2310
+  _globals['_GETMODELRESPONSE']._serialized_start=2313
+  _globals['_GETMODELRESPONSE']._serialized_end=2552
+  _globals['_TENSORSPEC']._serialized_start=2554
+  _globals['_TENSORSPEC']._serialized_end=2633
+  _globals['_COLUMN']._serialized_start=2635
+  _globals['_COLUMN']._serialized_end=2709
+  _globals['_VAESERVICE']._serialized_start=3103
+  _globals['_VAESERVICE']._serialized_end=3702
 # @@protoc_insertion_point(module_scope)

@@ -94,6 +94,26 @@ IWAE: Bound.ValueType  # 1
 """log (1/K) sum_k p(x, z_k) / q(z_k|x): tighter as num_samples grows."""
 Global___Bound: _TypeAlias = Bound  # noqa: Y015
 
+class _Interpolation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InterpolationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Interpolation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINEAR: _Interpolation.ValueType  # 0
+    """Straight."""
+    SPHERICAL: _Interpolation.ValueType  # 1
+    """Along the great circle, which keeps the norm of ends that have the same."""
+
+class Interpolation(_Interpolation, metaclass=_InterpolationEnumTypeWrapper):
+    """How a path goes from one latent to another."""
+
+LINEAR: Interpolation.ValueType  # 0
+"""Straight."""
+SPHERICAL: Interpolation.ValueType  # 1
+"""Along the great circle, which keeps the norm of ends that have the same."""
+Global___Interpolation: _TypeAlias = Interpolation  # noqa: Y015
+
 class _ModelState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -489,6 +509,136 @@ class ScoreResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
+class GenerateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    seed: _builtins.int
+    """Of NumPy's Philox. The same seed draws the same latents; 0 if not given."""
+    temperature: _builtins.float
+    """What the draws are multiplied by, from 0 to 100; 1 if not given."""
+    @_builtins.property
+    def model(self) -> Global___ModelSpec: ...
+    def __init__(
+        self,
+        *,
+        model: Global___ModelSpec | None = ...,
+        count: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        temperature: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "model", b"model", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "count", b"count", "model", b"model", "seed", b"seed", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class GenerateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
+        """as Decode's, a row for each of count"""
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelSpec | None = ...,
+        outputs: _abc.Iterable[Global___Tensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class InterpolateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    """How many latents the path has, both ends among them; 2 or more."""
+    method: Global___Interpolation.ValueType
+    @_builtins.property
+    def model(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def start(self) -> Global___Tensor:
+        """[latent] or [1, latent]"""
+
+    @_builtins.property
+    def end(self) -> Global___Tensor:
+        """[latent] or [1, latent]"""
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelSpec | None = ...,
+        start: Global___Tensor | None = ...,
+        end: Global___Tensor | None = ...,
+        steps: _builtins.int = ...,
+        method: Global___Interpolation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "model", b"model", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "method", b"method", "model", b"model", "start", b"start", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterpolateRequest: _TypeAlias = InterpolateRequest  # noqa: Y015
+
+@_typing.final
+class InterpolateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    LATENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
+        """as Decode's, a row for each step"""
+
+    @_builtins.property
+    def latents(self) -> Global___Tensor:
+        """[steps, latent]"""
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelSpec | None = ...,
+        outputs: _abc.Iterable[Global___Tensor] | None = ...,
+        latents: Global___Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "model", b"model", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterpolateResponse: _TypeAlias = InterpolateResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

@@ -54,6 +54,16 @@ class VaeServiceStub(object):
                 request_serializer=vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_unary(
+                '/vaeserve.v1.VaeService/Generate',
+                request_serializer=vaeserve_dot_v1_dot_vae__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=vaeserve_dot_v1_dot_vae__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.Interpolate = channel.unary_unary(
+                '/vaeserve.v1.VaeService/Interpolate',
+                request_serializer=vaeserve_dot_v1_dot_vae__pb2.InterpolateRequest.SerializeToString,
+                response_deserializer=vaeserve_dot_v1_dot_vae__pb2.InterpolateResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/vaeserve.v1.VaeService/ListModels',
                 request_serializer=vaeserve_dot_v1_dot_vae__pb2.ListModelsRequest.SerializeToString,
@@ -97,6 +107,20 @@ class VaeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request, context):
+        """Decode of draws from N(0, I): rows like those of training, invented.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Interpolate(self, request, context):
+        """Decode of the path between two latents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -131,6 +155,16 @@ def add_VaeServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.FromString,
                     response_serializer=vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=vaeserve_dot_v1_dot_vae__pb2.GenerateRequest.FromString,
+                    response_serializer=vaeserve_dot_v1_dot_vae__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Interpolate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Interpolate,
+                    request_deserializer=vaeserve_dot_v1_dot_vae__pb2.InterpolateRequest.FromString,
+                    response_serializer=vaeserve_dot_v1_dot_vae__pb2.InterpolateResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -251,6 +285,60 @@ class VaeService(object):
             '/vaeserve.v1.VaeService/Score',
             vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.SerializeToString,
             vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vaeserve.v1.VaeService/Generate',
+            vaeserve_dot_v1_dot_vae__pb2.GenerateRequest.SerializeToString,
+            vaeserve_dot_v1_dot_vae__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Interpolate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vaeserve.v1.VaeService/Interpolate',
+            vaeserve_dot_v1_dot_vae__pb2.InterpolateRequest.SerializeToString,
+            vaeserve_dot_v1_dot_vae__pb2.InterpolateResponse.FromString,
             options,
             channel_credentials,
             insecure,

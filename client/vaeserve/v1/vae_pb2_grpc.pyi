@@ -43,6 +43,10 @@ class VaeServiceStub:
     """Decode of each row's posterior mean."""
     Score: _grpc.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]
     """How anomalous each row is, in nats, and whether that is rare."""
+    Generate: _grpc.UnaryUnaryMultiCallable[_vae_pb2.GenerateRequest, _vae_pb2.GenerateResponse]
+    """Decode of draws from N(0, I): rows like those of training, invented."""
+    Interpolate: _grpc.UnaryUnaryMultiCallable[_vae_pb2.InterpolateRequest, _vae_pb2.InterpolateResponse]
+    """Decode of the path between two latents."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_vae_pb2.ListModelsRequest, _vae_pb2.ListModelsResponse]
     GetModel: _grpc.UnaryUnaryMultiCallable[_vae_pb2.GetModelRequest, _vae_pb2.GetModelResponse]
 
@@ -57,6 +61,10 @@ class VaeServiceAsyncStub(VaeServiceStub):
     """Decode of each row's posterior mean."""
     Score: _aio.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]  # type: ignore[assignment]
     """How anomalous each row is, in nats, and whether that is rare."""
+    Generate: _aio.UnaryUnaryMultiCallable[_vae_pb2.GenerateRequest, _vae_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Decode of draws from N(0, I): rows like those of training, invented."""
+    Interpolate: _aio.UnaryUnaryMultiCallable[_vae_pb2.InterpolateRequest, _vae_pb2.InterpolateResponse]  # type: ignore[assignment]
+    """Decode of the path between two latents."""
     ListModels: _aio.UnaryUnaryMultiCallable[_vae_pb2.ListModelsRequest, _vae_pb2.ListModelsResponse]  # type: ignore[assignment]
     GetModel: _aio.UnaryUnaryMultiCallable[_vae_pb2.GetModelRequest, _vae_pb2.GetModelResponse]  # type: ignore[assignment]
 
@@ -92,6 +100,22 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vae_pb2.ScoreResponse, _abc.Awaitable[_vae_pb2.ScoreResponse]]:
         """How anomalous each row is, in nats, and whether that is rare."""
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _vae_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vae_pb2.GenerateResponse, _abc.Awaitable[_vae_pb2.GenerateResponse]]:
+        """Decode of draws from N(0, I): rows like those of training, invented."""
+
+    @_abc_1.abstractmethod
+    def Interpolate(
+        self,
+        request: _vae_pb2.InterpolateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vae_pb2.InterpolateResponse, _abc.Awaitable[_vae_pb2.InterpolateResponse]]:
+        """Decode of the path between two latents."""
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -1,0 +1,134 @@
+"""A serialized ONNX graph, read just as far as it must be before anything may run it.
+
+A graph's weights may lie in files that it names, and ONNX Runtime has operators of its own that open files too. Newer
+versions of it refuse files outside the working directory; older ones open any. So what a bundle's graphs may be is
+narrow: ONNX's own operators in a row, with their weights within. The service has no `onnx` package; this needs none.
+Sources: onnx/onnx.proto; protobuf.dev/programming-guides/encoding.
+"""
+
+from collections.abc import Iterator
+
+from vaeserve.errors import BundleError
+
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+
+# Field numbers of onnx.proto.
+_MODEL_OPSETS, _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 8, 7, 20, 25
+_OPSET_DOMAIN = 1
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 3, 4, 5, 7
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
+
+_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_WIDTHS = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
+
+Field = tuple[int, int | memoryview]
+
+
+def refuse_unsafe(content: bytes, name: str) -> None:
+    """Raise BundleError, naming the graph, unless it is ONNX's own operators in a row, with their weights within."""
+    try:
+        for number, value in _messages(memoryview(content)):
+            if number == _MODEL_OPSETS:
+                _refuse_domain(_text(value, _OPSET_DOMAIN), "an opset")
+            elif number == _MODEL_GRAPH:
+                _refuse_unsafe_graph(value)
+            elif number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
+                raise ValueError("has functions or training graphs of its own; expected a graph alone")
+    except ValueError as error:
+        raise BundleError(f"{name}.onnx: {error}") from None
+
+
+def _refuse_unsafe_graph(graph: memoryview) -> None:
+    for number, value in _messages(graph):
+        if number == _GRAPH_NODE:
+            _refuse_unsafe_node(value)
+        elif number == _GRAPH_INITIALIZER:
+            _refuse_external(value)
+        elif number == _GRAPH_SPARSE:
+            raise ValueError("has sparse weights; expected dense ones")
+
+
+def _refuse_unsafe_node(node: memoryview) -> None:
+    what = f"operator {_text(node, _NODE_OPERATOR)} ({_text(node, _NODE_NAME)})"
+    for domain in _texts(node, _NODE_DOMAIN):
+        _refuse_domain(domain, what)
+    for number, attribute in _messages(node):
+        if number != _NODE_ATTRIBUTE:
+            continue
+        for kind, value in _messages(attribute):
+            if kind in _ATTRIBUTE_GRAPHS:
+                raise ValueError(f"{what} has a graph within; expected no loops and no branches")
+            if kind in _ATTRIBUTE_SPARSE:
+                raise ValueError(f"{what} has sparse values; expected dense ones")
+            if kind in _ATTRIBUTE_TENSORS:
+                _refuse_external(value)
+
+
+def _refuse_domain(domain: str, what: str) -> None:
+    if domain not in DOMAINS:
+        raise ValueError(f"{what} of the domain {domain!r}; expected ONNX's own, ai.onnx or ai.onnx.ml")
+
+
+def _refuse_external(tensor: memoryview) -> None:
+    for number, value in _fields(tensor):
+        if number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value != 0):
+            raise ValueError(f"the values of {_text(tensor, _TENSOR_NAME)!r} lie in another file; expected them within")
+
+
+def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield the fields of a message that are strings, packed numbers or messages themselves."""
+    for number, value in _fields(message):
+        if isinstance(value, memoryview):
+            yield number, value
+
+
+def _texts(message: memoryview, wanted: int) -> Iterator[str]:
+    for number, value in _messages(message):
+        if number == wanted:
+            yield bytes(value[:80]).decode(errors="replace")
+
+
+def _text(message: memoryview, wanted: int) -> str:
+    return "".join(list(_texts(message, wanted))[-1:])
+
+
+def _fields(message: memoryview) -> Iterator[Field]:
+    """Yield a message's fields: their number, and what they hold as a number or as bytes.
+
+    Raises ValueError for bytes that are none, and for spellings that ONNX never has and parsers may disagree on.
+    """
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, kind = tag >> 3, tag & 7
+        if not number or tag >= 2**32:
+            raise ValueError("not an ONNX graph: a field that can't be")
+        if kind == _VARINT:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if kind == _LENGTH:
+            length, at = _varint(message, at)
+        elif kind in _WIDTHS:
+            length = _WIDTHS[kind]
+        else:
+            raise ValueError(f"not an ONNX graph: a field of wire type {kind}")
+        if at + length > len(message):
+            raise ValueError("not an ONNX graph, or cut short")
+        yield number, message[at : at + length]
+        at += length
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Return the number at a position, seven bits to a byte, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        value, at = value | (byte & 0x7F) << shift, at + 1
+        if byte < 0x80:
+            return value, at
+    raise ValueError("not an ONNX graph, or cut short")

@@ -1,0 +1,40 @@
+"""The examples in docs/ do what they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vaeserve.scores import RowStatus, ScoreOptions
+from vaeserve_jobs.engine import LocalEngine
+
+SCORE_ALONE = Path(__file__).parents[2] / "docs" / "examples" / "score_alone.py"
+
+
+@pytest.mark.parametrize("kind", ["table7", "mixed", "image"])
+def test_a_score_is_reproduced_to_the_bit_without_vaeserve(
+    models: Any, inputs_of: Any, tmp_path: Path, kind: str
+) -> None:
+    """ONNX Runtime, NumPy and the manifest give the scores, p-values and verdicts that vaeserve gives."""
+    bundle, inputs = models.bundles[kind], inputs_of(kind, 50)
+    np.savez(tmp_path / "rows.npz", allow_pickle=False, **inputs)
+    done = subprocess.run(
+        [sys.executable, "-I", SCORE_ALONE, bundle.path, tmp_path / "rows.npz"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    scores = LocalEngine.open(bundle.path).score(inputs, ScoreOptions())
+    expected = [
+        f"{float(score).hex()} {p} {'anomalous' if anomalous else 'normal'}"
+        if status == RowStatus.OK
+        else f"unscorable {status}"
+        for score, p, anomalous, status in zip(
+            scores.score, scores.p_value, scores.anomalous, scores.status, strict=True
+        )
+    ]
+    assert done.stdout.splitlines() == expected
+    assert "vaeserve" not in {line.split()[1] for line in SCORE_ALONE.read_text().splitlines() if "import" in line}
