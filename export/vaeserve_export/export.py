@@ -27,11 +27,11 @@ from vaeserve.signature import MISSING, Signature
 from vaeserve_export.arrays import npy, npz
 from vaeserve_export.calibration import calibrate, rate_for
 from vaeserve_export.graphs import OPSET, trace
-from vaeserve_export.noise import sobol_normal
 from vaeserve_export.operators import count_operators
 from vaeserve_export.reference import Arrays, Reference, as_strings
 from vaeserve_service.runtime import TOLERANCE, Runtime, output_error
 from vaeserve_service.runtime import VERSION as ONNXRUNTIME_VERSION
+from vaeserve_training.noise import sobol_normal
 from vaeserve_training.prior import Exemplars
 from vaeserve_training.run import Record, Run, library_versions
 from vaeserve_training.vae import VAE
@@ -60,7 +60,7 @@ def export(
     vae = ensemble.member
     calibration_rows, held_out = run.calibration(), run.test()[slice(PARITY_ROWS)].inputs
     rate_for(len(calibration_rows), false_positive_rate)  # before the work, if it is to be refused
-    points = sobol_normal(vae.latent_dim, seed=run.record.seed)
+    points = sobol_normal(vae.latent_dim, seed=run.record.seed, num_samples=ensemble.num_samples)
     noise = points[: ensemble.num_samples]
 
     say("tracing the graphs")

@@ -14,6 +14,7 @@ from vaeserve_training.collapse import usage
 from vaeserve_training.data import Dataset
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import tensors_of
+from vaeserve_training.noise import sobol_normal
 from vaeserve_training.prior import Exemplars
 from vaeserve_training.randomness import generator_of
 from vaeserve_training.vae import VAE
@@ -35,7 +36,8 @@ def evaluate_rows(ensemble: Ensemble, dataset: Dataset, *, seed: int = 0) -> dic
     """
     vae = ensemble.member
     generator = generator_of(torch.device("cpu"), seed)
-    points = antithetic(ensemble.num_samples, vae.latent_dim, generator=generator)
+    points = torch.tensor(sobol_normal(vae.latent_dim, seed=seed, num_samples=ensemble.num_samples))
+    points = points[: ensemble.num_samples]  # as an export takes them
     chunks = []
     for inputs in _chunks(dataset, _rows_at_once(vae, SAMPLES)):
         # Points of each row's own: the error of shared ones wouldn't average out over the rows.
