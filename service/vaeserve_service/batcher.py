@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from sys import getsizeof
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -22,11 +23,12 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(eq=False)
 class _Request:
-    """Rows that wait, what they count, and the future that their caller awaits."""
+    """Rows that wait, what they count, their size in bytes, and the future that their caller awaits."""
 
     inputs: Arrays
     rows: int
     weight: int
+    size: int
     outputs: "asyncio.Future[Arrays]"
     waits: bool = True
 
@@ -40,6 +42,7 @@ class _Queue:
     on_batch: Callable[[int], None]
     requests: deque[_Request] = field(default_factory=deque)
     waiting_weight: int = 0
+    waiting_bytes: int = 0
     short_calls: int = 0
 
     @property
@@ -71,11 +74,13 @@ class _Queue:
         """Let a request wait."""
         self.requests.append(request)
         self.waiting_weight += request.weight
+        self.waiting_bytes += request.size
 
     def leave(self, request: _Request) -> None:
         """Let a request wait no longer, for it is taken or its caller has gone; `take` passes over it."""
         request.waits = False
         self.waiting_weight -= request.weight
+        self.waiting_bytes -= request.size
 
 
 class Runners:
@@ -133,7 +138,8 @@ class Batcher(Generic[K]):
     """A model's queues: `compute` takes a key and joined inputs and returns outputs, one entry a row.
 
     Requests of one key are joined, oldest first, up to `max_rows`; a larger request is a batch by itself. At most
-    `queue_rows` wait. Each request owns its future: one that is cancelled leaves the queue at once, never computed.
+    `queue_rows` of `queue_bytes` wait. Each request owns its future: one that is cancelled leaves the queue at once,
+    never computed.
     """
 
     def __init__(
@@ -143,12 +149,14 @@ class Batcher(Generic[K]):
         runners: Runners,
         max_rows: int,
         queue_rows: int,
+        queue_bytes: int,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._compute = compute
         self._runners = runners
         self._max_rows = max_rows
         self._queue_rows = queue_rows
+        self._queue_bytes = queue_bytes
         self._on_batch = on_batch
         self._queues: dict[K, _Queue] = {}
 
@@ -157,23 +165,24 @@ class Batcher(Generic[K]):
         """How many rows wait for a runner."""
         return sum(queue.waiting_weight for queue in self._queues.values())
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes of rows wait for a runner."""
+        return sum(queue.waiting_bytes for queue in self._queues.values())
+
     async def submit(self, key: K, inputs: Arrays, *, cost: int = 1) -> Arrays:
         """Return the outputs for the rows of `inputs`, each of which counts as `cost` rows.
 
         Raises OverloadedError at once if the queue has no room for them.
         """
         rows = len(next(iter(inputs.values())))
-        weight = max(1, rows) * cost
-        waiting = self.waiting_rows
-        # An empty queue takes a request of any size, or the largest could never run.
-        if waiting and waiting + weight > self._queue_rows:
-            raise OverloadedError(
-                f"queue: {waiting} rows wait, and {weight} more exceed {self._queue_rows}; retry later"
-            )
+        weight, size = max(1, rows) * cost, sum(map(_bytes_of, inputs.values()))
+        self._refuse_past("rows", self.waiting_rows, weight, self._queue_rows)
+        self._refuse_past("bytes", self.waiting_bytes, size, self._queue_bytes)
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = _Queue(partial(self._compute, key), self._max_rows, self._on_batch)
-        request = _Request(inputs, rows, weight, asyncio.get_running_loop().create_future())
+        request = _Request(inputs, rows, weight, size, asyncio.get_running_loop().create_future())
         queue.join(request)
         self._runners.wake(queue)
         try:
@@ -183,6 +192,17 @@ class Batcher(Generic[K]):
                 queue.leave(request)
             if not queue.in_use and self._queues.get(key) is queue:
                 del self._queues[key]
+
+    @staticmethod
+    def _refuse_past(unit: str, waiting: int, more: int, limit: int) -> None:
+        # An empty queue takes a request of any size, or the largest could never run.
+        if waiting and waiting + more > limit:
+            raise OverloadedError(f"queue: {waiting} {unit} wait, and {more} more exceed {limit}; retry later")
+
+
+def _bytes_of(array: NDArray[Any]) -> int:
+    """Return how much memory an array takes; of strings that lie elsewhere, with what they hold."""
+    return array.nbytes if array.dtype != object else array.nbytes + sum(map(getsizeof, array.flat))
 
 
 def _join(batch: list[_Request]) -> Arrays:

@@ -49,11 +49,12 @@ class BatchingConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What a request may be, and how many rows may wait for a model."""
+    """What a request may be, and how many rows of how many bytes may wait for a model."""
 
     message_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 * 2**20
     request_rows: Count = 100_000
     queue_rows: Count = 200_000
+    queue_bytes: Count = 256 * 2**20
 
 
 class DrainConfig(Section):

@@ -53,6 +53,7 @@ class Model:
             runners=runners,
             max_rows=config.batching.max_rows,
             queue_rows=config.limits.queue_rows,
+            queue_bytes=config.limits.queue_bytes,
             on_batch=on_batch,
         )
 

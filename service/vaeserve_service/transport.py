@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from vaeserve.errors import InternalError, InvalidInputError, OverloadedError, VaeserveError
 from vaeserve.status import code_of
@@ -16,8 +17,8 @@ from vaeserve_service.metrics import Metrics
 log = structlog.get_logger()
 
 LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
-# When a caller whom a full queue refused may try again.
-RETRY_MS = "100"
+# Milliseconds after which a caller whom a full queue refused may try again.
+RETRY_MS = 100
 
 
 class KnowsModels(Protocol):
@@ -76,7 +77,7 @@ def _unary(
             if isinstance(error, InternalError):
                 log.error("internal error", rpc=rpc, model=model, exc_info=error)
             if isinstance(error, OverloadedError):
-                context.set_trailing_metadata((("grpc-retry-pushback-ms", RETRY_MS),))
+                context.set_trailing_metadata(_retry_later(_clipped(str(error))))
             await context.abort(code, _clipped(str(error)))
         except asyncio.CancelledError:
             remaining = context.time_remaining()
@@ -97,6 +98,15 @@ def _unary(
 def _clipped(message: str) -> str:
     """Return what fits in the trailers, whatever a caller's names were: past their limit gRPC tells of that instead."""
     return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
+
+
+def _retry_later(message: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Return the trailers that say when to try again: gRPC's own, and Google's error model, which more clients read."""
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromMilliseconds(RETRY_MS)
+    status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
+    status.details.add().Pack(retry)
+    return ("grpc-retry-pushback-ms", str(RETRY_MS)), ("grpc-status-details-bin", status.SerializeToString())
 
 
 def _parse(request_type: type[Message], content: bytes) -> Message:

@@ -38,7 +38,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 def batcher(compute: Doubler, executor: ThreadPoolExecutor, **options: int) -> Batcher[str]:
     """Return a batcher with one runner, unless told otherwise."""
-    limits = {"max_rows": 8, "queue_rows": 100} | options
+    limits = {"max_rows": 8, "queue_rows": 100, "queue_bytes": 10_000} | options
     return Batcher(compute, runners=Runners(executor, limits.pop("runners", 1)), **limits)  # type: ignore[arg-type]
 
 
@@ -157,6 +157,23 @@ async def test_a_full_queue_refuses_at_once(executor: ThreadPoolExecutor) -> Non
     assert (await queue.submit("k", rows(5)))["y"].tolist() == [10]
 
 
+async def test_a_queue_is_bounded_in_bytes_too(executor: ThreadPoolExecutor) -> None:
+    """Few rows of many bytes are refused likewise, strings counted with what they hold."""
+    compute = Doubler()
+    compute.gate.clear()
+    queue = batcher(compute, executor, queue_bytes=1000)
+    busy = asyncio.create_task(queue.submit("k", rows(0)))
+    await settle()
+    waiting = asyncio.create_task(queue.submit("k", rows(1) | {"s": np.array(["a" * 500], object)}))
+    await settle()
+    assert 500 < queue.waiting_bytes < 700
+    with pytest.raises(OverloadedError, match=r"queue: \d+ bytes wait, and \d+ more exceed 1000"):
+        await queue.submit("k", rows(2) | {"s": np.array(["b" * 500], object)})
+    compute.gate.set()
+    await asyncio.gather(busy, waiting)
+    assert queue.waiting_bytes == 0
+
+
 async def test_a_request_larger_than_a_batch_is_one_by_itself(executor: ThreadPoolExecutor) -> None:
     """A request of more rows than a batch holds is computed alone; the runtime cuts it into chunks."""
     compute = Doubler()
@@ -175,7 +192,7 @@ async def test_runners_work_side_by_side(executor: ThreadPoolExecutor) -> None:
         both.wait()
         return {"y": inputs["x"]}
 
-    queue: Batcher[str] = Batcher(meet, runners=Runners(executor, 2), max_rows=1, queue_rows=10)
+    queue: Batcher[str] = Batcher(meet, runners=Runners(executor, 2), max_rows=1, queue_rows=10, queue_bytes=10_000)
     answers = await asyncio.gather(queue.submit("k", rows(1)), queue.submit("k", rows(2)))
     assert [answer["y"].tolist() for answer in answers] == [[1], [2]]
 
@@ -216,8 +233,8 @@ async def test_models_share_the_runners(executor: ThreadPoolExecutor) -> None:
     compute, other = Doubler(), Doubler()
     compute.gate.clear()
     runners = Runners(executor, 1)
-    first: Batcher[str] = Batcher(compute, runners=runners, max_rows=8, queue_rows=10)
-    second: Batcher[str] = Batcher(other, runners=runners, max_rows=8, queue_rows=10)
+    first: Batcher[str] = Batcher(compute, runners=runners, max_rows=8, queue_rows=10, queue_bytes=10_000)
+    second: Batcher[str] = Batcher(other, runners=runners, max_rows=8, queue_rows=10, queue_bytes=10_000)
     busy = asyncio.create_task(first.submit("k", rows(1)))
     await settle()
     waiting = asyncio.create_task(second.submit("k", rows(1)))
