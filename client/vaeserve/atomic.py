@@ -2,14 +2,18 @@
 
 A writer that is killed leaves a folder `.NAME.*.partial`, which is locked for as long as its writer lives: the next one
 in its place sees that it isn't, and removes it.
+
+Modes are the kernel's to choose: it takes the umask off what a file is made with, where a process can't read its umask
+without changing it for all of its threads.
 """
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -20,8 +24,8 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
-    with _partial_folder(target) as partial:
-        partial.chmod(0o755)
+    with ExitStack() as held:
+        partial = _partial_folder(target, held)
         for name, content in files.items():
             with (partial / name).open("wb") as file:
                 file.write(content)
@@ -34,11 +38,15 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Yield the path to write a file at, which takes `target`'s place if all goes well and else is removed."""
-    descriptor, name = tempfile.mkstemp(prefix=_prefix(target), suffix=".partial", dir=target.parent)
-    partial = Path(name)
+    """Yield the path to write a file at, which takes `target`'s place if all goes well and else is removed.
+
+    It has the mode of the file whose place it takes.
+    """
+    partial = _unused(target)
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        os.fchmod(descriptor, 0o644)
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode) & 0o777)
         yield partial
         os.fsync(descriptor)
         partial.rename(target)
@@ -47,15 +55,21 @@ def new_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def _partial_folder(target: Path) -> Iterator[Path]:
-    """Yield a locked folder beside `target`, which is removed in the end if it is still there."""
-    partial = Path(tempfile.mkdtemp(prefix=_prefix(target), suffix=".partial", dir=target.parent))
-    try:
-        with _locked(partial):
-            yield partial
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _partial_folder(target: Path, held: ExitStack) -> Path:
+    """Return a new folder beside `target`, which is locked until `held` ends, and removed then if it is still there."""
+    while True:
+        partial = _unused(target)
+        partial.mkdir()
+        held.callback(shutil.rmtree, partial, ignore_errors=True)
+        # Before it is locked, another writer may take it for abandoned: then it is gone, or about to be.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            held.enter_context(_locked(partial))
+            if partial.exists():
+                return partial
+
+
+def _unused(target: Path) -> Path:
+    return target.with_name(f"{_prefix(target)}{secrets.token_hex(8)}.partial")
 
 
 def _remove_abandoned(target: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from vaeserve.arrays import read_array, read_arrays
 from vaeserve.atomic import write_folder
-from vaeserve.errors import BundleError, OperatorError, first_line
+from vaeserve.errors import BundleError, ConfigError, OperatorError, first_line
 from vaeserve.scores import LEAST_RATE, Bound, Calibration, rows_needed
 from vaeserve.signature import Signature
 
@@ -39,6 +40,7 @@ _LONGEST_MESSAGE = 500
 
 Graph = Literal["encoder", "decoder", "scorer"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Single = Annotated[float, Field(allow_inf_nan=False, ge=-3.4e38, le=3.4e38)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -131,6 +133,8 @@ class Manifest(_Part):
     """When the bundle was made."""
     signature: Signature
     """The inputs, raw, and a table's columns in the order of the tensors' columns."""
+    masked: tuple[str, ...]
+    """Columns that had one value in training: neither seen nor scored, whatever they hold."""
     latent_dim: Positive
     """The dimensions of the latent space."""
     likelihoods: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -159,7 +163,7 @@ class Manifest(_Part):
     """How well the graphs agree with the model that was trained."""
     calibration: CalibrationSummary
     """What turns a score into a p-value."""
-    feature_baseline: tuple[Finite, ...]
+    feature_baseline: tuple[Single, ...]
     """Each feature's mean negative log-likelihood on the calibration rows, nats."""
     training: Provenance
     """What trained the model, and on which rows."""
@@ -186,6 +190,8 @@ class Manifest(_Part):
             yield f"signature: {signature.inputs[0]} without columns; expected an image"
         if len(set(names)) < len(names):
             yield "signature: columns of the same name; expected each once"
+        if not set(self.masked) <= set(names):
+            yield f"masked: {', '.join(self.masked)}; expected names of columns"
         if set(self.files) != _FILES:
             yield f"files: {', '.join(sorted(self.files))}; expected {', '.join(sorted(_FILES))}"
         if len(self.feature_baseline) != self.features:
@@ -233,8 +239,9 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """The version, which is the folder's name; empty for a bundle outside a repository."""
-        return self.path.name if VERSION.fullmatch(self.path.name) else ""
+        """The version, which is the name of the folder, or of what it links to; empty outside a repository."""
+        names = (self.path.absolute().name, self.path.resolve().name)
+        return next((name for name in names if VERSION.fullmatch(name)), "")
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes.
@@ -266,10 +273,11 @@ class Bundle:
     def calibration(self) -> Calibration:
         """The held-out scores and what they decide."""
         scores = self._array("calibration.npy", columns=self.manifest.calibration.rows)
-        if len(scores) != len(Bound) or not (np.diff(scores, axis=1) >= 0).all():
-            raise BundleError(
-                f"{self.path / 'calibration.npy'}: shape {list(scores.shape)}; expected {len(Bound)} rows, ascending"
-            )
+        file = self.path / "calibration.npy"
+        if len(scores) != len(Bound):
+            raise BundleError(f"{file}: shape {list(scores.shape)}; expected {len(Bound)} rows, one for each bound")
+        if not (np.diff(scores, axis=1) >= 0).all():
+            raise BundleError(f"{file}: scores that are out of order; expected ascending ones in each row")
         return Calibration(
             scores=dict(zip(Bound, scores, strict=True)),
             num_samples=self.manifest.num_samples,
@@ -358,18 +366,58 @@ def _short(text: str) -> str:
 
 
 def versions(repository: Path, name: str) -> list[int]:
-    """Return the versions of a model in a repository, ascending."""
+    """Return the versions of a model in a repository, ascending: the folders with a manifest.
+
+    Raises OperatorError for a folder that can't be read.
+    """
     folder = repository / name
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if VERSION.fullmatch(entry.name) and entry.is_dir())
+    with _readable(folder):
+        numbers = [int(entry.name) for entry in _entries(folder) if VERSION.fullmatch(entry.name)]
+        return sorted(number for number in numbers if (folder / str(number) / _MANIFEST).exists())
 
 
 def models(repository: Path) -> Iterator[str]:
-    """Yield the names of the models in a repository that have a version, sorted."""
-    for entry in sorted(repository.iterdir()):
-        if NAME.fullmatch(entry.name) and versions(repository, entry.name):
-            yield entry.name
+    """Yield the names of the models in a repository that have a version, sorted; raises as `versions` does."""
+    with _readable(repository):
+        names = sorted(entry.name for entry in _entries(repository) if NAME.fullmatch(entry.name))
+    return (name for name in names if versions(repository, name))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OperatorError(f"{folder}: {error.strerror}; expected a folder that can be read") from None
+
+
+def refuse_version(folder: Path, version: int | None) -> None:
+    """Raise ConfigError for a version that can't be, OperatorError for one that `folder` has; None is the next one."""
+    if version is None:
+        return
+    if not VERSION.fullmatch(str(version)):
+        raise ConfigError(f"--version {version}: expected a whole number from 1, of 18 digits at most")
+    refuse_existing(folder / str(version))
+
+
+def write_version(folder: Path, version: int | None, files: Mapping[str, bytes], manifest: Manifest) -> Bundle:
+    """Write a bundle as `version` in the folder of its model, or as the next one; raises as `write` does."""
+    refuse_version(folder, version)
+    if version is not None:
+        return write(folder / str(version), files, manifest)
+    while True:
+        with _readable(folder):
+            taken = [int(entry.name) for entry in _entries(folder) if VERSION.fullmatch(entry.name)]
+        target = folder / str(max(taken, default=0) + 1)
+        try:
+            return write(target, files, manifest)
+        except OperatorError:
+            if not target.exists():  # or another writer was faster, and took this number
+                raise
 
 
 def write(target: Path, files: Mapping[str, bytes], manifest: Manifest) -> Bundle:
@@ -389,7 +437,9 @@ def write(target: Path, files: Mapping[str, bytes], manifest: Manifest) -> Bundl
 
 def refuse_existing(target: Path) -> None:
     """Raise OperatorError if there is something at `target`."""
-    if target.exists():
+    with _readable(target):
+        exists = target.exists()
+    if exists:
         raise OperatorError(f"{target}: exists already, and a version never changes; choose another --version")
 
 

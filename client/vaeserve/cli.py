@@ -3,6 +3,8 @@
 Exit codes: 0 done, 1 failed or the verdict is no, 2 bad usage or bad input.
 """
 
+import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +13,11 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 import vaeserve
 from vaeserve.errors import CallerError, MissingExtraError, OperatorError, VaeserveError
+from vaeserve.printable import printable
 
 app = typer.Typer(
     name="vaeserve",
@@ -40,12 +43,34 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALU
 
 def main() -> NoReturn:
     """Run the command line."""
-    try:
-        app()
-    except VaeserveError as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
-        sys.exit(2 if isinstance(error, CallerError | OperatorError) else 1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding hasn't is no reason to fail
+    with _closed_pipes():
+        try:
+            app()
+        except VaeserveError as error:
+            console.print(Text.assemble(("error:", "bold red"), " ", printable(str(error))))
+            sys.exit(2 if isinstance(error, CallerError | OperatorError) else 1)
     sys.exit(0)
+
+
+@contextmanager
+def _closed_pipes() -> Iterator[None]:
+    """Exit with 1, in silence, where who reads stdout has gone, such as `head -1`.
+
+    What is left is flushed here, for the interpreter complains of what it can't flush in the end. Source: Python's
+    documentation of `signal`, "Note on SIGPIPE".
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:  # as it is where it was closed from the start
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 @contextmanager

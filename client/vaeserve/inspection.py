@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from vaeserve.bundle import Bundle, Manifest
+from vaeserve.printable import printable
 from vaeserve.scores import Bound, Calibration
 from vaeserve.signature import Column, Signature
 
@@ -23,7 +23,7 @@ def show(bundle: Bundle, console: Console) -> None:
     manifest = bundle.manifest
     parts = {
         "": _facts(_model(bundle)),
-        "takes": Group(_facts(_tensors(manifest.signature)), *_columns(manifest.signature)),
+        "takes": Group(_facts(_tensors(manifest.signature)), *_columns(manifest)),
         "computes": Group(_facts(_density(bundle)), _graphs(manifest)),
         "calibrated": Group(_facts(_calibration(bundle)), _quantiles(manifest)),
         "made": _facts(_provenance(manifest)),
@@ -50,7 +50,8 @@ def _tensors(signature: Signature) -> dict[str, str]:
     return {"inputs": "; ".join(f"{spec.name}: {spec.dtype}, rows x {shapes[spec.name]}" for spec in signature.inputs)}
 
 
-def _columns(signature: Signature) -> list[Table]:
+def _columns(manifest: Manifest) -> list[Table]:
+    signature = manifest.signature
     if not signature.columns:
         return []
     table = _table("column", "kind", "may be missing", "categories")
@@ -60,7 +61,8 @@ def _columns(signature: Signature) -> list[Table]:
         if hidden > 0 and position == _MOST_COLUMNS - _LAST_COLUMNS:
             table.add_row(f"... {hidden} more", "", "", "")
         if hidden <= 0 or not 0 <= position - (_MOST_COLUMNS - _LAST_COLUMNS) < hidden:
-            table.add_row(_short(column.name), column.kind, "yes" if column.nullable else "no", _categories(column))
+            missing = "masked" if column.name in manifest.masked else "yes" if column.nullable else "no"
+            table.add_row(_short(column.name), column.kind, missing, _categories(column))
     return [table]
 
 
@@ -101,7 +103,7 @@ def _graphs(manifest: Manifest) -> Table:
         common = sorted(operators.items(), key=lambda item: -item[1])
         said = ", ".join(f"{_short(name)} {count}" for name, count in common[:_MOST_OPERATORS])
         more = f" and {len(common) - _MOST_OPERATORS} other kinds" if len(common) > _MOST_OPERATORS else ""
-        table.add_row(graph, str(sum(operators.values())), Text(said + more))
+        table.add_row(_text(graph), str(sum(operators.values())), Text(said + more))
     table.caption = f"opset {manifest.opset}"
     table.caption_justify = "left"
     return table
@@ -132,7 +134,7 @@ def _quantiles(manifest: Manifest) -> Table:
     table = _table("score's quantile", *(bound.value for bound in quantiles))
     for level in levels:
         values = (of_bound.get(level) for of_bound in quantiles.values())
-        table.add_row(level, *("" if value is None else f"{value:.6g}" for value in values))
+        table.add_row(_text(level), *("" if value is None else f"{value:.6g}" for value in values))
     return table
 
 
@@ -157,7 +159,7 @@ def _settings(config: Mapping[str, object]) -> str:
 def _files(manifest: Manifest) -> Table:
     table = _table("file", "bytes", "sha256")
     for name, entry in manifest.files.items():
-        table.add_row(name, f"{entry.bytes:,}", f"{entry.sha256[:16]}...")
+        table.add_row(_text(name), f"{entry.bytes:,}", f"{entry.sha256[:16]}...")
     table.columns[1].justify = "right"
     return table
 
@@ -171,18 +173,23 @@ def _facts(facts: Mapping[str, str]) -> Table:
     table.add_column(min_width=13, no_wrap=True)
     table.add_column(overflow="fold")
     for name, fact in facts.items():
-        table.add_row(Text(name), Text(fact))
+        table.add_row(_text(name), _text(fact))
     return table
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
-        table.add_column(escape(column), overflow="fold")
+        table.add_column(_text(column), overflow="fold")
     return table
 
 
 def _short(name: str) -> Text:
     """Return a name with its middle left out where it is long: what tells names apart is as often at their end."""
-    half = _LONGEST // 2 - 2
-    return Text(name if len(name) <= _LONGEST else f"{name[:half]}...{name[-half:]}")
+    half, said = _LONGEST // 2 - 2, printable(name)
+    return Text(said if len(said) <= _LONGEST else f"{said[:half]}...{said[-half:]}")
+
+
+def _text(said: str) -> Text:
+    """Return what a manifest says as text: no markup, and nothing that a terminal acts on."""
+    return Text(printable(said))

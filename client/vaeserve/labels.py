@@ -77,7 +77,7 @@ class Labels:
         if anomalous.all():
             column = f"{self._source}: column {self._label!r}"
             if self._normal is None:
-                raise DataError(f"{column} calls all {self._rows} rows anomalous; expected normal ones to learn from")
+                raise DataError(f"{column} calls all {self._rows} rows anomalous; expected some that are normal")
             seen = ", ".join(sorted(self._seen)[:_MOST_NAMED])
             raise DataError(f"{column} never holds {self._normal!r}; expected one of {seen}")
         if self._same and anomalous.any():

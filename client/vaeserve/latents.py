@@ -14,6 +14,8 @@ from vaeserve.scores import refuse_outside
 LARGEST_LATENT = 1e3
 # Philox's normal numbers in single precision end at 8.3: no draw lies past LARGEST_LATENT.
 LARGEST_TEMPERATURE = 100
+# A path is computed whole.
+MOST_STEPS = 1_000_000
 
 # Radians. Directions that are closer, or as close to opposite, are so by rounding to single precision.
 _LEAST_ANGLE = 1e-6
@@ -38,7 +40,7 @@ def check_draws(count: int, *, seed: int, temperature: float) -> None:
 
 def check_path(steps: int, method: Interpolation) -> None:
     """Raise InvalidInputError, naming it, for what `path` can't take."""
-    refuse_outside("steps", steps, int, 2, 2**32 - 1)
+    refuse_outside("steps", steps, int, 2, MOST_STEPS)
     if not isinstance(method, Interpolation):
         raise InvalidInputError(f"method: {method!r}; expected Interpolation.LINEAR or Interpolation.SPHERICAL")
 
@@ -101,8 +103,8 @@ def path(
     The first and the last are the ends' own bits, in single precision. SPHERICAL is White, Sampling Generative
     Networks, 2016: `(sin((1 - t) w) start + sin(t w) end) / sin w`, `w` the angle between the ends. It is LINEAR, its
     limit, for ends that point the same way. Where they point opposite ways, or one is 0 everywhere, no great circle is
-    the shortest, and that is an InvalidInputError; so are fewer than two steps and ends of different lengths.
-    OutOfRangeError for an end past LARGEST_LATENT.
+    the shortest, and that is an InvalidInputError; so are fewer than two steps, more than MOST_STEPS, and ends of
+    different lengths. OutOfRangeError for an end past LARGEST_LATENT.
     """
     check_path(steps, method)
     first, last = one_latent(start, "start"), one_latent(end, "end")

@@ -67,7 +67,11 @@ def refuse_outside(name: str, value: object, kind: type, least: float, most: flo
         return
     number = isinstance(value, int | np.integer) or (kind is float and isinstance(value, float | np.floating))
     if not (number and least <= value <= most):  # type: ignore[operator]
-        raise InvalidInputError(f"{name}: {value!r}; expected {_KINDS[kind]} from {least:.10g} to {most:.10g}")
+        raise InvalidInputError(f"{name}: {value!r}; expected {_KINDS[kind]} from {_said(least)} to {_said(most)}")
+
+
+def _said(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:.10g}"
 
 
 @dataclass(frozen=True, eq=False)

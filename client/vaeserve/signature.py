@@ -85,6 +85,9 @@ class Column:
                 f"column {self.name!r}: {self.kind} with {len(self.categories)} categories; expected some for "
                 "categorical, and none for others"
             )
+        # NumPy's strings lose what NULs they end with.
+        if any("\0" in category for category in self.categories):
+            raise ValueError(f"column {self.name!r}: categories with NUL; expected text without")
         if len(set(self.categories)) < len(self.categories) or MISSING in self.categories:
             raise ValueError(f"column {self.name!r}: categories {self.categories}; expected each once, and none empty")
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,7 +153,7 @@ def compare(
             model.take(inputs)
         if of_a.anomalous is not None:
             labels.append(of_a.anomalous)
-        rows += len(next(iter(of_a.inputs.values())))
+        rows += _count(of_a)
         on_batch(rows)
     first.finish()
     second.finish()
@@ -167,10 +168,14 @@ def _in_step(
     if a.manifest.signature == b.manifest.signature:
         yield from ((batch, batch) for batch in of_a)
         return
-    for batches in zip(of_a, _rows(source, b, label=label, normal=normal), strict=True):
-        if len({len(next(iter(batch.inputs.values()))) for batch in batches}) > 1:
+    for one, other in zip_longest(of_a, _rows(source, b, label=label, normal=normal)):
+        if one is None or other is None or _count(one) != _count(other):
             raise DataError(f"{source.name}: its rows changed as they were read; expected a file that stays as it is")
-        yield batches
+        yield one, other
+
+
+def _count(batch: Batch) -> int:
+    return len(next(iter(batch.inputs.values())))
 
 
 def _rows(source: Source, bundle: Bundle, *, label: str | None, normal: str | None) -> Iterator[Batch]:

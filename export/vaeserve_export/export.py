@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from vaeserve.bundle import (
     FORMAT_VERSION,
     NAME,
-    VERSION,
     Bundle,
     Manifest,
     Parity,
     Provenance,
     entries,
-    refuse_existing,
-    versions,
-    write,
+    refuse_version,
+    write_version,
 )
 from vaeserve.errors import BundleError, ConfigError, RefusedError
 from vaeserve.signature import MISSING, Signature
@@ -55,7 +53,8 @@ def export(
     a graph has an operator that isn't allowed; ConfigError for a name or rate that can't be; OperatorError for a
     version that exists.
     """
-    target = _target(repository, name, version)
+    folder = _folder(repository, name)
+    refuse_version(folder, version)
     ensemble, signature = run.ensemble(), run.record.signature
     vae = ensemble.member
     calibration_rows, held_out = run.calibration(), run.test()[slice(PARITY_ROWS)].inputs
@@ -85,6 +84,7 @@ def export(
         name=name,
         created=datetime.now(UTC),
         signature=signature,
+        masked=tuple(signature.columns[index].name for index in vae.features.constant),
         latent_dim=vae.latent_dim,
         likelihoods=vae.likelihoods,
         density=vae.density,
@@ -104,7 +104,7 @@ def export(
         exported_with=_versions(),
         derived_from=None,
     )
-    return write(target, files, manifest)
+    return write_version(folder, version, files, manifest)
 
 
 def _check_golden(runtime: Runtime, golden: Arrays, noise: NDArray[np.float32]) -> None:
@@ -126,16 +126,12 @@ def _provenance(record: Record) -> Provenance:
     )
 
 
-def _target(repository: Path, name: str, version: int | None) -> Path:
+def _folder(repository: Path, name: str) -> Path:
     if not NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r}: expected letters, digits, '_' and '-', a letter or digit first")
-    if version is None:
-        version = max(versions(repository, name), default=0) + 1
-    if not VERSION.fullmatch(str(version)):
-        raise ConfigError(f"--version {version}: expected a whole number from 1")
-    target = repository / name / str(version)
-    refuse_existing(target)
-    return target
+        raise ConfigError(
+            f"--name {name[:200]!r}: expected up to 128 letters, digits, '_' and '-', a letter or digit first"
+        )
+    return repository / name
 
 
 def _parity(runtime: Runtime, reference: Reference, inputs: Arrays, noise: NDArray[np.float32]) -> Parity:
@@ -150,7 +146,7 @@ def _parity(runtime: Runtime, reference: Reference, inputs: Arrays, noise: NDArr
     errors = {}
     for graph, (computed, expected) in pairs.items():
         for output in expected:
-            error = errors[f"{graph}/{output}"] = output_error(output, computed[output], expected[output])
+            error = errors[f"{graph}/{output}"] = output_error(output, computed[output], expected[output], inputs)
             if not error <= TOLERANCE:
                 raise RefusedError(
                     f"{graph}.onnx: {output} is off by {error:.2g} from PyTorch's on {rows} held-out rows; expected "

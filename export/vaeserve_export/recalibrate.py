@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vaeserve.bundle import NAME, VERSION, Bundle, Manifest, entries, refuse_existing, versions, write
+from vaeserve.bundle import NAME, Bundle, Manifest, entries, refuse_version, write_version
 from vaeserve.errors import ConfigError, DataError
 from vaeserve.fingerprint import Fingerprint
 from vaeserve.reading import read
-from vaeserve.scores import rows_needed
 from vaeserve.signature import Signature
 from vaeserve.source import Source
 from vaeserve_export.arrays import npy
@@ -28,17 +27,15 @@ class Rows:
         self.count = 0
         self.anomalous = 0
         self._batches = read(source, signature, label=label, normal=normal)
-        # A model may have been trained on these rows with their labels or without.
-        self._labelled, self._plain = Fingerprint(signature), Fingerprint(signature)
+        self._fingerprint = Fingerprint(signature)
 
     def __iter__(self) -> Iterator[Arrays]:
         for inputs, anomalous in self._batches:
-            self._labelled.update(inputs, anomalous)
+            self._fingerprint.update(inputs)
             if anomalous is None:
                 self.count += len(next(iter(inputs.values())))
                 yield inputs
                 continue
-            self._plain.update(inputs)
             self.count += len(anomalous)
             self.anomalous += int(anomalous.sum())
             if not anomalous.all():
@@ -46,12 +43,12 @@ class Rows:
 
     @property
     def sha256(self) -> str:
-        """The fingerprint of the rows so far, and of their labels."""
-        return self._labelled.hexdigest()
+        """The fingerprint of the rows so far."""
+        return self._fingerprint.hexdigest()
 
     def refuse_trained_on(self, data_sha256: str) -> None:
         """Raise DataError if these are the rows of that fingerprint, which a model was trained on."""
-        if data_sha256 in (self.sha256, self._plain.hexdigest()):
+        if data_sha256 == self.sha256:
             raise DataError(
                 f"{self.name}: the rows that the model was trained on (SHA-256 {data_sha256[:16]}...); expected rows "
                 "that neither trained nor stopped it, for on its own p-values promise nothing"
@@ -72,7 +69,7 @@ def recalibrate(
 
     Graphs, noise and golden rows keep their bytes. Rows that are labelled anomalous, as in training, are set aside,
     and those that can't be scored are counted in the manifest. Without a `false_positive_rate` the bundle's own is
-    kept where the rows support it, or else it is the least usual one that they support. `on_batch` is told what has
+    kept. `on_batch` is told what has
     been seen. Only whole sources of rows that were trained on are recognised, not some of their rows.
 
     Raises, with nothing written, ConfigError for a bundle outside a repository and for a version or a rate that can't
@@ -80,10 +77,12 @@ def recalibrate(
     the model or that it was trained on; RefusedError if no row can be scored; BundleError for a bundle that isn't
     whole.
     """
-    target = _target(bundle, version)
+    folder = _folder(bundle)
+    refuse_version(folder, version)
     # Before the work, if it is to be refused: there are no more calibration rows than rows.
-    rate_for(sys.maxsize if source.rows is None else source.rows, false_positive_rate)
     manifest = bundle.manifest
+    rate = manifest.false_positive_rate if false_positive_rate is None else false_positive_rate
+    rate_for(sys.maxsize if source.rows is None else source.rows, rate)
     runtime = Runtime.load(bundle)
     rows = Rows(source, manifest.signature, label=label, normal=normal)
     noise = bundle.noise[: manifest.num_samples]
@@ -92,13 +91,13 @@ def recalibrate(
     files = {name: bundle.read(name) for name in manifest.files} | {"calibration.npy": npy(calibrated.scores)}
     changed = {
         "created": datetime.now(UTC),
-        "false_positive_rate": _rate(calibrated.scores.shape[1], false_positive_rate, before=manifest),
+        "false_positive_rate": rate_for(calibrated.scores.shape[1], rate),
         "files": entries(files),
         "calibration": calibrated.summary(data=source.name, data_sha256=rows.sha256),
         "feature_baseline": tuple(calibrated.baseline.tolist()),
         "derived_from": bundle.manifest_sha256,
     }
-    return write(target, files, Manifest.model_validate(dict(manifest) | changed))
+    return write_version(folder, version, files, Manifest.model_validate(dict(manifest) | changed))
 
 
 def _told(rows: Rows, on_batch: Callable[[Rows], None]) -> Iterator[Arrays]:
@@ -107,23 +106,12 @@ def _told(rows: Rows, on_batch: Callable[[Rows], None]) -> Iterator[Arrays]:
         on_batch(rows)
 
 
-def _target(bundle: Bundle, version: int | None) -> Path:
-    path = bundle.path if bundle.version else bundle.path.absolute()  # "." has no name
-    name, repository = path.absolute().parent.name, path.absolute().parent.parent
-    if not (VERSION.fullmatch(path.name) and NAME.fullmatch(name)):
+def _folder(bundle: Bundle) -> Path:
+    """Return the folder of a bundle's model, which holds its versions; raises ConfigError where there is none."""
+    folder = bundle.path.absolute().parent
+    if not (bundle.version and NAME.fullmatch(folder.name)):
         raise ConfigError(
-            f"{path}: outside a repository, so there is no next version; expected NAME/VERSION, a version of 1 or more"
+            f"{bundle.path}: outside a repository, so there is no next version; expected NAME/VERSION, a version of 1 "
+            "or more"
         )
-    if version is None:
-        version = max(versions(repository, name)) + 1
-    if not VERSION.fullmatch(str(version)):
-        raise ConfigError(f"--version {version}: expected a whole number from 1")
-    target = path.parent / str(version)
-    refuse_existing(target)
-    return target
-
-
-def _rate(rows: int, asked: float | None, *, before: Manifest) -> float:
-    if asked is None and rows >= rows_needed(before.false_positive_rate):
-        return before.false_positive_rate
-    return rate_for(rows, asked)
+    return folder

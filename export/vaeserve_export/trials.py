@@ -1,10 +1,12 @@
 """Rows to try a bundle on: its golden rows, repeated and shaken, for it holds no others."""
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vaeserve.scores import RowStatus
-from vaeserve.signature import MISSING, Signature
+from vaeserve.signature import MISSING, Column, Signature
 from vaeserve_export.promises import LATENTS
 from vaeserve_service.runtime import Arrays
 
@@ -42,14 +44,15 @@ def extreme_rows(rows: Arrays) -> Arrays:
     return extremes
 
 
-def spoiled_rows(rows: Arrays, signature: Signature) -> tuple[Arrays, list[frozenset[RowStatus]]]:
+def spoiled_rows(
+    rows: Arrays, signature: Signature, masked: Collection[str] = ()
+) -> tuple[Arrays, list[frozenset[RowStatus]]]:
     """Return rows of which every third lacks something, and the statuses that each may have.
 
-    A missing value may be one that the model learned to miss, or of a column that told it nothing.
+    masked: columns that the model neither sees nor scores.
     """
     spoiled = {name: array.astype(object) if array.dtype.kind in "U" else array.copy() for name, array in rows.items()}
     statuses = [frozenset({RowStatus.OK})] * ROWS
-    missing = frozenset({RowStatus.OK, RowStatus.UNSCORABLE_MISSING})
     for row in range(0, ROWS if signature.columns else 0, 3):
         kind = (row // 3) % 4
         if kind == 0:
@@ -57,7 +60,7 @@ def spoiled_rows(rows: Arrays, signature: Signature) -> tuple[Arrays, list[froze
             statuses[row] = frozenset({RowStatus.UNSCORABLE_MISSING})
         elif kind == 1:
             _miss(spoiled, row, row)
-            statuses[row] = missing
+            statuses[row] = frozenset({_status_without(_columns_at(signature, row), signature, masked)})
         elif kind == 2 and "numeric" in spoiled:
             spoiled["numeric"][row, row % spoiled["numeric"].shape[1]] = np.inf if row % 2 else -np.inf
             statuses[row] = frozenset({RowStatus.UNSCORABLE_NOT_FINITE})
@@ -65,6 +68,20 @@ def spoiled_rows(rows: Arrays, signature: Signature) -> tuple[Arrays, list[froze
             spoiled["categorical"][row, row % spoiled["categorical"].shape[1]] = _unknown(signature)
             statuses[row] = frozenset({RowStatus.OK, RowStatus.UNSCORABLE_UNKNOWN_CATEGORY})
     return spoiled, statuses
+
+
+def _columns_at(signature: Signature, position: int) -> list[Column]:
+    """Return the columns that `_miss` empties at a position: one of each input."""
+    groups = [group for group in (signature.numeric_columns, signature.categorical_columns) if group]
+    return [group[position % len(group)] for group in groups]
+
+
+def _status_without(missing: list[Column], signature: Signature, masked: Collection[str]) -> RowStatus:
+    """Return the status of a row that lacks some columns: missing where it must not be, or where nothing is left."""
+    learned = [column for column in signature.columns if column.name not in masked]
+    left = [column for column in learned if column not in missing]
+    required = any(column in learned and not column.nullable for column in missing)
+    return RowStatus.UNSCORABLE_MISSING if required or not left else RowStatus.OK
 
 
 def _miss(rows: Arrays, row: int, column: int | slice) -> None:

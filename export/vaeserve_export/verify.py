@@ -223,7 +223,8 @@ def _finite(subject: _Subject) -> str:
 
 
 def _unscorable(subject: _Subject) -> str:
-    spoiled, statuses = trials.spoiled_rows(subject.rows, subject.bundle.manifest.signature)
+    manifest = subject.bundle.manifest
+    spoiled, statuses = trials.spoiled_rows(subject.rows, manifest.signature, manifest.masked)
     outputs, clean = subject.outputs(spoiled), subject.outputs(subject.rows)
     promises.refuse_wrong_status(outputs, statuses)
     whole = np.array([row for row, status in enumerate(statuses) if status == {RowStatus.OK}])

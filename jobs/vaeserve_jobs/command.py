@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,13 @@ def generate(
     as_json: bool,
 ) -> None:
     """Write `count` invented rows to `out`. Raises as what it calls does, with nothing written."""
-    with _engine(bundle, server, model) as engine, progress_bar(console, "rows") as progress:
+    with _engine(bundle, server, model) as engine, ExitStack() as shown:
+        progress = progress_bar(console, "rows")
         task = progress.add_task("generating", total=count)
 
         def show(rows: int) -> None:
+            if not progress.live.is_started:  # with the first batch: what was asked for is known to be possible
+                shown.enter_context(progress)
             progress.advance(task, rows)
 
         generate_file(out, coder=engine, count=count, seed=seed, temperature=temperature, on_batch=show)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaeserve.errors import ConfigError, DataError
-from vaeserve.latents import Interpolation, path, prior_batches
+from vaeserve.latents import Interpolation, check_draws, check_path, path, prior_batches
 from vaeserve.reading import read
 from vaeserve.scores import RowStatus
 from vaeserve.signature import Signature
@@ -33,8 +33,9 @@ def generate_file(
 
     Raises ConfigError where `out` is no file for them, and InvalidInputError as `prior_draws` does.
     """
+    check_draws(count, seed=seed, temperature=temperature)
     draws = prior_batches(count, coder.latent_dim, seed=seed, temperature=temperature, rows=batch_rows(coder.signature))
-    with new_rows(out, coder.signature) as write:
+    with new_rows(out, coder.signature, rows=count) as write:
         for latents in draws:
             write(coder.decode(latents).outputs)
             on_batch(len(latents))
@@ -55,7 +56,8 @@ def interpolate_file(
     Raises ConfigError for a row that isn't there and where `out` is no file for them, DataError for a row that the
     model can't take, and InvalidInputError as `path` does.
     """
-    with new_rows(out, coder.signature, steps=True, across=steps) as write:
+    check_path(steps, method)
+    with new_rows(out, coder.signature, rows=steps, steps=True, across=steps) as write:
         first, last = _latents(source, coder, {"--start": start, "--end": end})
         latents = path(first, last, steps=steps, method=method)
         for batch in _batches(latents, batch_rows(coder.signature)):

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from vaeserve.atomic import new_file
 from vaeserve.errors import ConfigError, DataError, InvalidInputError
 from vaeserve.scores import RowStatus, ScoreOptions, Scores
 from vaeserve.signature import Signature
 from vaeserve.source import Source, inputs_of
 from vaeserve_jobs.engine import Engine, Inputs
+from vaeserve_jobs.output import new_output, writing
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16 * 2**20
@@ -72,17 +72,15 @@ def score_file(
         raise ConfigError(f"--keep {taken[0]}: the output has a column of that name; expected another")
     schema = _schema(source, keep, options)
     summary = Summary()
-    try:
-        with new_file(out) as partial, pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for batch in source.batches(batch_rows(engine.signature)):
-                scores = engine.score(_inputs(batch, engine, source.name), options)
+    with new_output(out, lambda path: pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")) as writer:
+        for batch in source.batches(batch_rows(engine.signature)):
+            scores = engine.score(_inputs(batch, engine, source.name), options)
+            with writing(out):
                 writer.write_batch(_to_batch(batch.select(list(keep)), scores, schema))
-                summary.add(scores)
-                on_batch(summary)
-            if summary.rows == 0:
-                raise DataError(f"{source.name}: no rows; expected one or more")
-    except OSError as error:
-        raise ConfigError(f"--out {out}: {error.strerror}; nothing was written") from None
+            summary.add(scores)
+            on_batch(summary)
+        if summary.rows == 0:
+            raise DataError(f"{source.name}: no rows; expected one or more")
     return summary
 
 

@@ -159,7 +159,7 @@ class Runtime:
         for graph, outputs in computed.items():
             for name, output in outputs.items():
                 expected = golden.get(f"{graph}/{name}")
-                error = np.inf if expected is None else output_error(name, output, expected)
+                error = np.inf if expected is None else output_error(name, output, expected, inputs)
                 if not error <= TOLERANCE:
                     raise BundleError(
                         f"{graph}.onnx: {name} of the golden rows is off by {error:.2g} from what PyTorch gave; "
@@ -204,13 +204,18 @@ def _check_inputs(golden: Arrays, manifest: "Manifest") -> None:
         )
 
 
-def output_error(name: str, computed: NDArray[Any], reference: NDArray[Any]) -> float:
+def output_error(name: str, computed: NDArray[Any], reference: NDArray[Any], inputs: Arrays) -> float:
     """Return `largest_error`; of a table in raw units, relative to the largest value of each column.
 
-    Single precision can't resolve a value near 0 in a column of billions any better.
+    inputs: rows like those that were reconstructed, which tell a column's size too.
+
+    Single precision can't resolve a value near 0 in a column of billions any better, and in a column of billionths a
+    value isn't right for being near 0.
     """
     if name == "numeric" and computed.shape == reference.shape and len(reference) and reference.dtype.kind == "f":
-        size = np.maximum(1, np.abs(np.nan_to_num(reference)).max(axis=0))
+        rows = np.concatenate([inputs[name], reference]).astype(np.float64)
+        size = np.abs(np.where(np.isfinite(rows), rows, 0)).max(axis=0)  # (columns,)
+        size = np.where(size, size, 1)
         return largest_error(computed / size, reference / size)
     return largest_error(computed, reference)
 

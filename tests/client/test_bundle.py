@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaeserve.atomic import write_folder
-from vaeserve.bundle import Bundle, Manifest, entries, models, versions, write
+from vaeserve.bundle import Bundle, Manifest, entries, models, versions, write, write_version
 from vaeserve.errors import BundleError, OperatorError
 from vaeserve_service.runtime import Runtime
 
@@ -569,11 +569,35 @@ def test_the_folder_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.dead.partial", "run"]
 
 
+def test_writers_of_the_next_version_each_have_their_own(bundle: Path) -> None:
+    """Many that write at once, none naming a version, write one each, past whatever folder is there."""
+    (bundle.parent / "4").mkdir()
+    files, manifest = contents(bundle)
+    with ThreadPoolExecutor(6) as threads:
+        written = list(threads.map(lambda _: write_version(bundle.parent, None, files, manifest), range(6)))
+    assert sorted(int(each.version) for each in written) == [5, 6, 7, 8, 9, 10]
+    assert versions(bundle.parent.parent, "table7") == [1, 5, 6, 7, 8, 9, 10]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """What the system says of a folder is the operator's to mend, and no traceback."""
+    with pytest.raises(OperatorError, match="name too long; expected a folder that can be read"):
+        versions(tmp_path, "a" * 300)
+
+
+def test_the_version_of_a_link_is_that_of_what_it_links_to(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`latest -> 1` is version 1, and so is the folder one stands in."""
+    (bundle.parent / "latest").symlink_to("1")
+    monkeypatch.chdir(bundle)
+    assert [Bundle.open(path).version for path in (bundle.parent / "latest", Path())] == ["1", "1"]
+
+
 def test_a_repository_lists_models_and_versions_alone(bundle: Path) -> None:
     """Only folders named like models and versions count; versions are in the order of their numbers."""
     repository = bundle.parent.parent
     for name in ("10", "2", "02", "0", "latest", ".3.partial"):
-        (bundle.parent / name).mkdir()
+        shutil.copytree(bundle, bundle.parent / name)
+    (bundle.parent / "99").mkdir()  # left over, and no bundle
     (repository / "empty").mkdir()
     (repository / ".hidden" / "1").mkdir(parents=True)
     assert list(models(repository)) == ["table7"]

@@ -1,6 +1,8 @@
 """The command line, as a person types it."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +18,11 @@ from vaeserve.local import LocalService
 Done = subprocess.CompletedProcess[str]
 
 
-def run(*arguments: object, cwd: Path | None = None) -> Done:
+def run(*arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """Run `vaeserve` with these arguments."""
     command = [sys.executable, "-m", "vaeserve", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=cwd)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=cwd,
+                          env=os.environ | environment)  # fmt: skip
 
 
 def test_from_a_csv_to_scores(tmp_path: Path) -> None:
@@ -121,3 +124,45 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: lis
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_error_is_one_line_that_no_terminal_acts_on(tmp_path: Path) -> None:
+    """Control characters in what an error names are shown as escapes, and letters of any alphabet as such."""
+    (tmp_path / "rows.csv").write_text("größe\x1b[2J\n2024-01-01\n")
+    done = run("train", "rows.csv", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "größe\\x1b[2J" in done.stderr.replace("\\\\", "\\")
+    folder = tmp_path / "a\x1b[2J\nb"
+    done = run("inspect", folder)
+    assert f"{tmp_path}/a\\x1b[2J\\nb: not a bundle" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_a_terminal_cannot_show_is_no_failure(models: Any, tmp_path: Path) -> None:
+    """Characters that the terminal's encoding hasn't are escaped, on stdout and on stderr."""
+    bundle = tmp_path / "1"
+    shutil.copytree(models.bundles["table3"].path, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text()) | {"density": "\N{CHECK MARK}"}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    shown = run("inspect", bundle, PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "in nats of \\u2713" in shown.stdout
+    verified = run("verify", models.bundles["table3"].path, PYTHONIOENCODING="ascii")
+    assert (verified.returncode, verified.stderr) == (0, "")
+    gone = run("inspect", tmp_path / "\N{CHECK MARK}", PYTHONIOENCODING="ascii")
+    assert gone.returncode == 2
+    assert "\\u2713: not a bundle" in gone.stderr
+
+
+@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["verify"]])
+def test_a_closed_pipe_ends_it_in_silence(models: Any, arguments: list[str]) -> None:
+    """Where who reads stdout has gone, nothing is said of it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "vaeserve", *arguments, str(models.bundles["mixed"].path)]
+    try:
+        done = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -51,6 +51,12 @@ def external_constant(model: onnx.ModelProto) -> None:
     model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=external("weights.bin")))
 
 
+def external_constants(model: onnx.ModelProto) -> None:
+    """Let one of an attribute's tensors lie in another file."""
+    tensors = [numpy_helper.from_array(WEIGHTS, "v"), external("weights.bin")]
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], values=tensors))
+
+
 def location_alone(model: onnx.ModelProto) -> None:
     """Name a file for weights that are there."""
     model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
@@ -95,6 +101,7 @@ def test_a_plain_graph_passes() -> None:
     [
         (external_weights, "scorer.onnx: the values of 'w' lie in another file; expected them within"),
         (external_constant, "the values of 'w' lie in another file"),
+        (external_constants, "the values of 'w' lie in another file"),
         (location_alone, "the values of 'w' lie in another file"),
         (foreign_operator, r"operator EPContext \(planted\) of the domain 'com.microsoft'; expected ONNX's own"),
         (foreign_opset, "an opset of the domain 'evil'; expected ONNX's own, ai.onnx or ai.onnx.ml"),
@@ -130,6 +137,16 @@ def test_bytes_that_are_no_graph_are_refused(content: bytes) -> None:
     """Bytes that are no protobuf message, or that parsers could read in two ways, are refused."""
     with pytest.raises(BundleError, match=r"scorer\.onnx: not an ONNX graph"):
         refuse_unsafe(content, "scorer")
+
+
+def test_a_graph_under_a_tag_of_more_than_32_bits_is_refused() -> None:
+    """A tag that some parsers would cut to 32 bits, and read the graph behind it, is refused."""
+    model = plain()
+    external_weights(model)
+    graph = model.graph.SerializeToString()
+    hidden = b"\xba\x80\x80\x80\x10" + bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7]) + graph
+    with pytest.raises(BundleError, match=r"scorer\.onnx: not an ONNX graph: a field that can't be"):
+        refuse_unsafe(hidden, "scorer")
 
 
 def test_a_name_that_is_no_text_is_refused() -> None:

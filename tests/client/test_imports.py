@@ -40,7 +40,7 @@ def test_what_is_done_with_a_bundle_never_loads_pytorch(
 ) -> None:
     """A bundle is calibrated and compared without PyTorch, nor what exports with it, from the command line down."""
     bundle = shutil.copytree(models.bundles["table3"].path, tmp_path / "models" / "table3" / "1")
-    np.savetxt(tmp_path / "rows.csv", rows_of("table3", 50), delimiter=",", header="c0,c1,c2", comments="")
+    np.savetxt(tmp_path / "rows.csv", rows_of("table3", 100), delimiter=",", header="c0,c1,c2", comments="")
     arguments = [str(bundle)] * (1 + (command == "compare")) + ["--data", str(tmp_path / "rows.csv")]
     script = (
         "import sys; from vaeserve.cli import app; app(sys.argv[1:], standalone_mode=False); "

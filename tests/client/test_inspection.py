@@ -74,9 +74,10 @@ def test_what_a_bundle_takes_computes_and_promises_is_shown(models: Any) -> None
     assert "derived from" not in text
 
 
-def test_the_threshold_is_the_score_above_which_a_row_is_anomalous(models: Any) -> None:
+@pytest.mark.parametrize("rate", [0.01, 2 / 121, 7 / 121])  # of 120 scores, a p-value is so many 121ths
+def test_the_threshold_is_the_score_above_which_a_row_is_anomalous(models: Any, tmp_path: Path, rate: float) -> None:
     """A score at the threshold isn't anomalous at the bundle's rate, and the next number above it is."""
-    bundle = models.bundles["table7"]
+    bundle = changed(models.bundles["table7"], tmp_path / "1", false_positive_rate=rate)
     calibration, line = bundle.calibration, next(line for line in shown(bundle) if line.startswith("threshold"))
     scores = calibration.scores[Bound.ELBO]
     (threshold,) = scores[[f"elbo {score:.6g}," in line for score in scores]]
@@ -120,3 +121,30 @@ def test_markup_in_a_manifest_is_text(models: Any, tmp_path: Path) -> None:
     text = words(changed(models.bundles["table7"], tmp_path / "1", density="[red]x[/]", exported_with={"[b]": "[/b]"}))
     assert "in nats of [red]x[/]" in text
     assert "exported with [b] [/b]" in text
+
+
+def test_no_text_of_a_manifest_commands_the_terminal(models: Any, tmp_path: Path) -> None:
+    """Control characters in names, categories and the rest are shown as escapes, letters of any alphabet as such."""
+    columns = [
+        {"name": "\x1b[2J", "kind": "numeric"},
+        {"name": "größe", "kind": "categorical", "categories": ["x\ny", "\x9b2J"]},
+    ]
+    inputs = [{"name": name, "dtype": dtype, "shape": [-1, 1]}
+              for name, dtype in (("numeric", "FLOAT32"), ("categorical", "STRING"))]  # fmt: skip
+    manifest = json.loads(models.bundles["table7"].manifest_json)
+    bundle = changed(
+        models.bundles["table7"], tmp_path / "1",
+        signature={"inputs": inputs, "columns": columns}, feature_baseline=[0.0] * 2,
+        density="a\x1b]0;title\x07", exported_with={"b\r": "\u202e"},
+        training=manifest["training"] | {"data": "c\x1b[H", "config": {"seed": "\x1b[A"}},
+        calibration=manifest["calibration"] | {"data": "d\x1b[H"},
+        operators={graph: {"\x1b[K": 1} for graph in manifest["operators"]},
+    )  # fmt: skip
+    console = Console(file=io.StringIO(), width=200)
+    show(bundle, console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all(line.isprintable() for line in text.split("\n"))
+    for said in (r"\x1b[2J", "größe", r"x\ny, \x9b2J", r"a\x1b]0;title\x07", r"b\r \u202e", r"c\x1b[H", r"d\x1b[H",
+                 r"seed \x1b[A", r"\x1b[K 1"):  # fmt: skip
+        assert said in text

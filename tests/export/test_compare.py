@@ -1,6 +1,8 @@
 """Two bundles on the same rows."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from vaeserve.errors import BundleError, DataError
 from vaeserve.scores import ScoreOptions, Scores, interpret
 from vaeserve.source import open_source
 from vaeserve_export.command import compare as command
-from vaeserve_export.compare import QUANTILES, compare
+from vaeserve_export.compare import BATCH_ROWS, QUANTILES, compare
 from vaeserve_export.comparison import show
 from vaeserve_export.recalibrate import recalibrate
 from vaeserve_service.runtime import Runtime
@@ -212,3 +214,18 @@ def test_the_command_prints_a_table_of_80_columns_or_json(
     assert max(map(len, lines[2:])) <= 80
     for said in ("AUROC ", "rank correlation ", "newly anomalous ", "no longer anomalous ", "B takes "):
         assert any(said in line for line in lines)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_rows_that_change_while_they_are_read_are_refused(models: Any, rows_file: Any, lost: int) -> None:
+    """Where the models read the rows each in its own way, and one finds fewer, nothing is compared."""
+    whole = open_source(str(rows_file("table7", 3 * BATCH_ROWS)))
+    reads: list[int] = []
+
+    def open_shorter(rows: int) -> Iterator[pa.RecordBatch]:
+        reads.append(rows)
+        batches = list(whole.batches(rows))
+        return iter(batches[: len(batches) - (lost if len(reads) > 1 else 0)])
+
+    with pytest.raises(DataError, match="its rows changed as they were read; expected a file that stays as it is"):
+        compare(models.bundles["table3"], models.bundles["table7"], replace(whole, _open=open_shorter))

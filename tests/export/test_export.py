@@ -22,6 +22,7 @@ from vaeserve_export.export import _parity, export
 from vaeserve_export.graphs import OPSET, trace
 from vaeserve_export.operators import ALLOWED, count_operators
 from vaeserve_export.reference import Reference
+from vaeserve_export.verify import verify
 from vaeserve_service.runtime import GRAPHS, TOLERANCE, Runtime, output_error
 from vaeserve_training.config import TrainConfig
 from vaeserve_training.data import Dataset, split
@@ -44,7 +45,7 @@ def errors_of(runtime: Runtime, reference: Reference, inputs: Outputs, noise: ND
     errors: dict[str, float] = {}
     for computed, expected in pairs:
         assert set(computed) == set(expected)
-        errors |= {output: output_error(output, computed[output], expected[output]) for output in expected}
+        errors |= {output: output_error(output, computed[output], expected[output], inputs) for output in expected}
     return errors
 
 
@@ -214,6 +215,35 @@ def test_golden_rows_are_checked_when_a_bundle_is_loaded(models: Any) -> None:
             Runtime.load(bundle).check(golden, bundle.noise[: bundle.manifest.num_samples])
 
 
+def test_a_column_of_one_value_is_masked_and_said_to_be(tmp_path: Path) -> None:
+    """What such a column holds or lacks changes nothing; the manifest names it, and the bundle verifies."""
+    rows = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    rows[:, 1] = 5
+    dataset = Dataset("constant", Signature.numbers([*"abc"]), {"numeric": rows})
+    config = load(TrainConfig, overrides={"optimizer": {"max_steps": 40, "evaluate_every": 20}})
+    parts = split(dataset, config.data, seed=0)
+    trained = train(parts, config, seed=0)
+    run = write_run(tmp_path / "run", trained, dataset=dataset, split=parts, seed=0)
+    bundle = export(run, tmp_path / "models", name="constant")
+    assert bundle.manifest.masked == ("b",)
+    assert verify(bundle.path).passed
+    others = np.repeat(rows[:1], 3, axis=0)
+    others[1:, 1] = 7, np.nan
+    outputs = Runtime.load(bundle).score({"numeric": others}, bundle.noise[:2])
+    assert outputs["status"].tolist() == [0, 0, 0]
+    assert len(set(outputs["elbo"].tolist())) == 1
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e9])
+def test_numbers_in_raw_units_are_held_to_their_columns_size(size: float) -> None:
+    """A column decoded as zeros is wrong however small its values are, and rounding right however large."""
+    rows = (size * np.random.default_rng(0).normal(size=(50, 1))).astype(np.float32)
+    assert output_error("numeric", np.zeros_like(rows), rows, {"numeric": rows}) > 0.9
+    assert output_error("numeric", rows * np.float32(1 + 1e-6), rows, {"numeric": rows}) < 1e-5
+    # What is nearly 0 where rows are large is as right as single precision can make it.
+    assert output_error("numeric", rows * 0, rows * np.float32(1e-6), {"numeric": rows}) < 1e-5
+
+
 def test_columns_of_any_scale_export(tmp_path: Path) -> None:
     """A column of billions is no reason to refuse: single precision resolves it as well as any other."""
     rows = np.random.default_rng(0).normal(size=(3000, 3)) * [1e9, 1.0, 1e-6]
@@ -261,7 +291,7 @@ def test_versions_count_up_and_are_never_overwritten(models: Any, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "../up"}, "--name '../up': expected letters"),
+        ({"name": "../up"}, "--name '../up': expected up to 128 letters"),
         ({"name": ""}, "--name ''"),
         ({"name": "m", "version": 0}, "--version 0: expected a whole number from 1"),
         ({"name": "m", "false_positive_rate": 0.001}, "120 calibration rows support 0.00826 or more; 0.001 takes 999"),

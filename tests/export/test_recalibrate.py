@@ -120,20 +120,29 @@ def test_a_row_that_cannot_be_scored_is_counted(bundle_of: Any, inputs_of: Any, 
     lines += [",".join(map(str, row)) for row in inputs_of("table7", 60)["numeric"].tolist()]
     lines[5] = f",{lines[5].partition(',')[2]}"
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
-    summary = recalibrate(bundle_of("table7"), opened(tmp_path / "rows.csv")).manifest.calibration
+    after = recalibrate(bundle_of("table7"), opened(tmp_path / "rows.csv"), false_positive_rate=0.05)
+    summary = after.manifest.calibration
     assert (summary.rows, summary.unscorable) == (59, 1)
 
 
 @pytest.mark.parametrize(
-    ("rows", "asked", "rate"), [(150, None, 0.05), (19, None, 0.05), (18, None, 0.1), (150, 0.02, 0.02)]
+    ("rows", "asked", "rate"), [(150, None, 0.05), (19, None, 0.05), (150, 0.02, 0.02), (18, 0.1, 0.1)]
 )
-def test_the_rate_is_the_asked_one_or_the_old_one_or_the_usual(
+def test_the_rate_is_the_asked_one_or_the_old_one(
     bundle_of: Any, rows_file: Any, rows: int, asked: float | None, rate: float
 ) -> None:
-    """The old rate stays where the rows support it, though they'd support a lower one; else the default rule holds."""
+    """The old rate stays though the rows would support a lower one, unless another is asked for."""
     first = recalibrate(bundle_of("table7"), opened(rows_file("table7", 120)), false_positive_rate=0.05)
     source = opened(rows_file("table7", rows))
     assert recalibrate(first, source, false_positive_rate=asked).manifest.false_positive_rate == rate
+
+
+def test_rows_too_few_for_the_old_rate_are_refused(bundle_of: Any, rows_file: Any) -> None:
+    """No rate is changed unasked: the number of rows that the old one takes is said, and nothing is written."""
+    bundle = bundle_of("table7")
+    with pytest.raises(ConfigError, match=r"-rate 0\.01: 98 calibration rows support 0\.0101 or more; 0\.01 takes 99"):
+        recalibrate(bundle, opened(rows_file("table7", 98)))
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("kind", ["table7", "mixed", "image"])
@@ -148,10 +157,12 @@ def test_the_rows_that_trained_are_refused(bundle_of: Any, rows_file: Any, kind:
 
 
 def test_the_rows_that_trained_are_refused_with_their_labels(labelled: tuple[Path, Bundle], tmp_path: Path) -> None:
-    """With categories, missing values and labels the fingerprint is the training's too; other rows are taken."""
+    """With categories, missing values and labels, given or not, it is the training's too; other rows are taken."""
     table, bundle = labelled
     with pytest.raises(DataError, match=f"{table}: the rows that the model was trained on"):
         recalibrate(bundle, opened(table), label="kind", normal="fine")
+    with pytest.raises(DataError, match=f"{table}: the rows that the model was trained on"):
+        recalibrate(bundle, opened(table))
     after = recalibrate(bundle, opened(write_csv(tmp_path / "other.csv", seed=1)), label="kind", normal="fine")
     assert after.manifest.calibration.rows + after.manifest.calibration.unscorable == 270
     shutil.rmtree(after.path)
@@ -225,11 +236,11 @@ def test_rows_that_do_not_fit_are_refused(bundle_of: Any, rows_file: Any, tmp_pa
     """Other columns, none that is normal, none that can be scored: each is one message, and nothing is written."""
     bundle = bundle_of("table7")
     with pytest.raises(DataError, match="column 'c3' is missing"):
-        recalibrate(bundle, opened(rows_file("table3", 20)))
-    with pytest.raises(DataError, match="column 'label' calls all 20 rows anomalous"):
-        recalibrate(bundle, opened(rows_file("table7", 20, anomalous=np.ones(20, bool))), label="label")
-    (tmp_path / "gone.csv").write_text("c0,c1,c2,c3,c4,c5,c6\n" + ",1,1,1,1,1,1\n" * 3)
-    with pytest.raises(RefusedError, match="none of its 3 rows can be scored; expected one or more"):
+        recalibrate(bundle, opened(rows_file("table3", 120)))
+    with pytest.raises(DataError, match="column 'label' calls all 120 rows anomalous"):
+        recalibrate(bundle, opened(rows_file("table7", 120, anomalous=np.ones(120, bool))), label="label")
+    (tmp_path / "gone.csv").write_text("c0,c1,c2,c3,c4,c5,c6\n" + ",1,1,1,1,1,1\n" * 300)
+    with pytest.raises(RefusedError, match="none of its 300 rows can be scored; expected one or more"):
         recalibrate(bundle, opened(tmp_path / "gone.csv"))
     assert [path.name for path in bundle.path.parent.iterdir()] == ["1"]
 
@@ -249,7 +260,7 @@ def test_the_command_prints_the_path_or_json(
     bundle_of: Any, rows_file: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stdout has the new version's path, or what was done as JSON."""
-    bundle, file = bundle_of("table3"), rows_file("table3", 100, anomalous=np.arange(100) >= 90)
+    bundle, file = bundle_of("table3"), rows_file("table3", 110, anomalous=np.arange(110) >= 100)
     options: dict[str, Any] = {"label": "label", "normal": None, "version": None, "false_positive_rate": None}
     console = Console(file=StringIO())
     calibrate(bundle.path, str(file), console=console, as_json=False, **options)
@@ -258,10 +269,10 @@ def test_the_command_prints_the_path_or_json(
     assert json.loads(capsys.readouterr().out) == {
         "bundle": str(bundle.path.parent / "3"),
         "data": str(file),
-        "rows": 100,
-        "calibrating": 90,
+        "rows": 110,
+        "calibrating": 100,
         "labelled_anomalous": 10,
         "unscorable": 0,
-        "false_positive_rate": 0.05,
+        "false_positive_rate": 0.01,
         "derived_from": bundle.manifest_sha256,
     }

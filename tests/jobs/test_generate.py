@@ -1,6 +1,9 @@
 """Files of invented rows, and of the way between two rows."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from vaeserve.source import Source, inputs_of, open_source
 from vaeserve_jobs.decoded import columns_of, grid, new_rows
 from vaeserve_jobs.engine import LocalEngine, ServerEngine
 from vaeserve_jobs.generate import generate_file, interpolate_file
+from vaeserve_jobs.output import new_output
 
 COUNT = 9000  # more than a batch
 
@@ -126,7 +130,7 @@ def test_no_rows_are_a_file_of_none(mixed: LocalEngine, image: LocalEngine, tmp_
         assert list(source.batches()) == []
     generate_file(tmp_path / "o.npy", coder=image, count=0)
     assert np.load(tmp_path / "o.npy").shape == (0, 1, 5, 6)
-    with pytest.raises(ConfigError, match="o.png: a picture of no images; expected one or more"):
+    with pytest.raises(ConfigError, match="o.png: a picture of 0 images; expected 1 to 10000, or .npy"):
         generate_file(tmp_path / "o.png", coder=image, count=0)
     assert not (tmp_path / "o.png").exists()
 
@@ -200,6 +204,7 @@ def test_the_same_row_twice_goes_nowhere(mixed: LocalEngine, mixed_rows: Source,
         ({"end": -1}, ConfigError, "--end -1: .*rows.parquet has 20000 rows; expected 0 to 19999"),
         ({"end": 7}, DataError, "rows.parquet: --end 7: UNSCORABLE_MISSING; expected a row that the model can take"),
         ({"steps": 1}, InvalidInputError, "steps: 1; expected a whole number from 2"),
+        ({"steps": 2**32 - 1}, InvalidInputError, "steps: 4294967295; expected a whole number from 2 to 1000000"),
     ],
 )
 def test_rows_that_cannot_be_interpolated_are_named(
@@ -230,12 +235,86 @@ def test_files_that_cannot_hold_the_rows_are_refused(mixed: LocalEngine, image: 
         generate_file(tmp_path / "none" / "o.csv", coder=mixed, count=5)
     with (
         pytest.raises(ConfigError, match="o.png: images of 2 channels; expected .npy or .npz"),
-        new_rows(tmp_path / "o.png", Signature.image((2, 3, 3))),
+        new_rows(tmp_path / "o.png", Signature.image((2, 3, 3)), rows=1),
     ):
         pass
     with (
         pytest.raises(ConfigError, match="the model has a column 'step' of its own"),
-        new_rows(tmp_path / "o.csv", Signature.numbers(["a", "step"]), steps=True),
+        new_rows(tmp_path / "o.csv", Signature.numbers(["a", "step"]), rows=1, steps=True),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_too_large_to_look_at_is_refused_before_the_work(
+    image: LocalEngine, pictures: Source, tmp_path: Path
+) -> None:
+    """A picture has so many images and pixels at most; more of either are refused before any is decoded."""
+    decoded: list[int] = []
+    with pytest.raises(ConfigError, match="a picture of 10001 images; expected 1 to 10000, or .npy or .npz"):
+        generate_file(tmp_path / "o.png", coder=image, count=10_001, on_batch=decoded.append)
+    with pytest.raises(ConfigError, match="a picture of 10001 images; expected 1 to 10000, or .npy or .npz"):
+        interpolate_file(pictures, tmp_path / "o.png", coder=image, start=0, end=1, steps=10_001)
+    large = Signature.image((1, 1000, 1000))
+    message = "a picture of 10009 x 10009 pixels; expected 67108864 at most, or .npy or .npz"
+    with pytest.raises(ConfigError, match=message), new_rows(tmp_path / "o.png", large, rows=100):
+        pass
+    assert decoded == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.npy"]
+    with new_rows(tmp_path / "o.npy", large, rows=100_000):
+        pass
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.parquet"])
+def test_a_fault_of_what_is_read_is_not_the_outputs(mixed: LocalEngine, tmp_path: Path, name: str) -> None:
+    """An OSError from elsewhere, while the output is open, stays what it is, and nothing is written."""
+    with (
+        pytest.raises(OSError, match="the source's disk"),
+        new_rows(tmp_path / name, mixed.signature, rows=1),
+    ):
+        raise OSError(5, "the source's disk")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("kind", "name"), [("mixed", "o.csv"), ("mixed", "o.parquet"), ("image", "o.npy")])
+def test_a_full_disk_is_the_outputs_fault(models: Any, tmp_path: Path, kind: str, name: str) -> None:
+    """What can't be written, while rows come or in the end, is a message that names the output."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, models.bundles[kind].path, tmp_path / name],
+        check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    said = "600000 requested and 872 written" if kind == "image" else "File too large"  # NumPy gives no reason
+    assert done.stdout == f"ConfigError: --out {tmp_path / name}: {said}; nothing was written\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from vaeserve_jobs.engine import LocalEngine
+from vaeserve_jobs.generate import generate_file
+
+engine = LocalEngine.open(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    generate_file(Path(sys.argv[2]), coder=engine, count=20_000)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_fault_in_closing_does_not_hide_the_first(tmp_path: Path) -> None:
+    """Where the block has failed, and the output can't be closed either, the block's fault is said."""
+
+    @contextmanager
+    def opened(_: Path) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match="a bad row"), new_output(tmp_path / "o", opened):
+        raise DataError("a bad row")
+    with pytest.raises(ConfigError, match="o: No space left on device; nothing"), new_output(tmp_path / "o", opened):
+        pass

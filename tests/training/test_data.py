@@ -64,7 +64,7 @@ def test_the_normal_value_can_be_named(tmp_path: Path, values: list[object], nor
         ({"a": [1]}, {"drop": ["b"]}, "no column 'b'; expected one of a"),
         ({"a": [1]}, {"drop": ["a"]}, "no columns to learn from"),
         ({"rate": [1]}, {"drop": ["rat"]}, "no column 'rat'; expected one of rate; did you mean 'rate'"),
-        ({"a": [1], "y": [1]}, {"label": "y"}, "column 'y' calls all 1 rows anomalous; expected normal ones"),
+        ({"a": [1], "y": [1]}, {"label": "y"}, "column 'y' calls all 1 rows anomalous; expected some that are normal"),
         ({"a": [1]}, {"normal": "1"}, "--normal '1' without labels; expected --label COLUMN too"),
         ({"a": [1]}, {"kinds": {"b": "binary"}}, "no column 'b'; expected one of a"),
         ({"a": [1]}, {"kinds": {"a": "class"}}, "--kind 'a'=class: expected one of numeric, binary, categorical"),

@@ -183,6 +183,12 @@ def test_a_stated_kind_that_cannot_be_is_refused(values: Any, kind: Kind, messag
         infer({"a": values}, stated={"a": kind})
 
 
+def test_text_with_a_nul_is_refused() -> None:
+    """NumPy's strings lose the NULs that they end with, so that one category would be taken for another."""
+    with pytest.raises(DataError, match="column 'a'.* holds text with a NUL character"):
+        infer({"a": ["x", "x\0"] * 20})
+
+
 def test_memory_does_not_grow_with_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the most values that can matter no more are kept, and the report says at least so many."""
     monkeypatch.setattr(kinds, "MOST_NUMBERS", 100)

@@ -1,5 +1,6 @@
 """`vaeserve train` and `vaeserve evaluate`: from a source to a run, and from a run to figures, said as it goes."""
 
+import hashlib
 import json
 import math
 import os
@@ -64,7 +65,8 @@ def train(
     parts = split(dataset, settings.data, seed=seed)
     _say_data(dataset, console)
     settings.resolve(dataset.signature, rows=len(parts.train))  # refuses what isn't for such rows
-    identity = {"data": dataset.sha256(), "settings": _lasting(settings), "seed": seed}
+    labels = None if dataset.anomalous is None else hashlib.sha256(dataset.anomalous.tobytes()).hexdigest()
+    identity = {"data": [dataset.sha256(), labels], "settings": _lasting(settings), "seed": seed}
     checkpoints = Checkpoints.beside(out, identity)
     if resume and not checkpoints.path.exists():
         console.print(f"[yellow]warning:[/] {escape(str(checkpoints.folder))}: no checkpoint to resume; starting anew")

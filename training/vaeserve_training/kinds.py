@@ -299,6 +299,8 @@ class _Strings(_Learnable):
             self._counted += count
             if string in self._values:
                 continue
+            if "\0" in string:
+                raise self.refuse("holds text with a NUL character", "takes none")
             self.example = string if self.example is None else self.example
             self._longest = max(self._longest, len(string))
             self._dates = self._dates and _ISO_DATE.fullmatch(string) is not None
