@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from vaeserve.bundle import Bundle
 from vaeserve.errors import RefusedError
+from vaeserve.printable import printable
 from vaeserve.progress import progress_bar
 from vaeserve.source import open_source
 from vaeserve_export.recalibrate import Rows, recalibrate
@@ -56,7 +57,7 @@ def verify(bundle: Path, *, device: str, as_json: bool) -> None:
 
     def show(check: Check) -> None:
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        terminal.print(f"{mark} {check.name}: {escape(check.detail)}")
+        terminal.print(f"{mark} {check.name}: {escape(printable(check.detail))}")
 
     terminal = Console(highlight=False, soft_wrap=True, quiet=as_json)
     verification = verify(bundle, device=device, say=show)

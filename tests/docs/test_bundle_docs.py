@@ -1,5 +1,6 @@
-"""The examples in docs/ do what they say."""
+"""What docs/ says of bundles is so."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from vaeserve.scores import RowStatus, ScoreOptions
 from vaeserve_jobs.engine import LocalEngine
 
-SCORE_ALONE = Path(__file__).parents[2] / "docs" / "examples" / "score_alone.py"
+DOCS = Path(__file__).parents[2] / "docs"
+SCORE_ALONE = DOCS / "examples" / "score_alone.py"
 
 
 @pytest.mark.parametrize("kind", ["table7", "mixed", "image"])
@@ -38,3 +40,13 @@ def test_a_score_is_reproduced_to_the_bit_without_vaeserve(
     ]
     assert done.stdout.splitlines() == expected
     assert "vaeserve" not in {line.split()[1] for line in SCORE_ALONE.read_text().splitlines() if "import" in line}
+
+
+def test_every_field_of_the_manifest_is_explained() -> None:
+    """docs/bundle.md names each field of a manifest, those within its parts too."""
+    schema = json.loads((DOCS / "manifest.schema.json").read_text())
+    told = (DOCS / "bundle.md").read_text()
+    parts = [schema, *(part for part in schema["$defs"].values() if part.get("type") == "object")]
+    fields = {field for part in parts for field in part["properties"]}
+    assert {"masked", "unscorable", "nullable"} <= fields
+    assert not {field for field in fields if f"`{field}`" not in told}
