@@ -58,8 +58,9 @@ class LimitsConfig(Section):
 
 
 class DrainConfig(Section):
-    """How long what is in flight may take to finish when the service stops."""
+    """How the service stops: how long it says that it will and still takes calls, and then for those in flight."""
 
+    lame_duck_s: Seconds = 0.0
     grace_s: Seconds = 30.0
 
 

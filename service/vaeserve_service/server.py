@@ -27,6 +27,8 @@ from vaeserve_service.transport import generic_handler
 
 log = structlog.get_logger()
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 @dataclass(frozen=True)
 class Started:
@@ -67,19 +69,28 @@ async def serve(
         on_started(Started(grpc_port, http_port, runners, repository))
 
         await stop.wait()
-        log.info("draining", grace_s=config.drain.grace_s)
+        log.info("draining", lame_duck_s=config.drain.lame_duck_s, grace_s=config.drain.grace_s)
+        # Callers hear of it first, and go elsewhere before they would be refused.
         health.close()
+        await asyncio.sleep(config.drain.lame_duck_s)
         await server.stop(config.drain.grace_s)
     log.info("stopped")
 
 
 def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises as `serve` does."""
+    """Serve until SIGTERM or SIGINT; a second one ends the process at once. Raises as `serve` does."""
 
     async def until_signalled() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            stop.set()
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)  # SIGINT too, which Python would make an exception of
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal)
         await serve(config, stop=stop, on_started=on_started)
 
     asyncio.run(until_signalled())

@@ -402,6 +402,32 @@ def test_sigterm_drains_and_exits_0(models: Any, tmp_path: Path, rows_of: Any) -
     assert events == ["serving", "draining", "stopped"]
 
 
+def test_a_lame_duck_still_takes_calls(models: Any, tmp_path: Path, rows_of: Any) -> None:
+    """After SIGTERM the service says that it isn't ready, and answers new calls for as long as it was told to."""
+    options = ["--set", "drain.lame_duck_s=3"]
+    with serve_locally(models.repository, log=tmp_path / "log", options=options) as service:
+        with grpc.insecure_channel(service.target) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            assert next(watch).status == SERVING
+            service.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == NOT_SERVING
+            assert stub.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=20).status == SERVING
+            assert len(VaeServiceStub(channel).Score(score_request(rows_of("table7", 2)), timeout=20).score) == 2
+        assert service.process.wait(30) == 0
+
+
+def test_a_second_signal_ends_it_at_once(models: Any, tmp_path: Path) -> None:
+    """Who can't wait for the drain sends the signal again."""
+    options = ["--set", "drain.lame_duck_s=600"]
+    with serve_locally(models.repository, log=tmp_path / "log", options=options) as service:
+        service.process.send_signal(signal.SIGTERM)
+        while "draining" not in service.log.read_text():
+            assert service.process.poll() is None
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(30) == -signal.SIGTERM
+
+
 def serve(*options: str) -> "subprocess.CompletedProcess[str]":
     """Run `vaeserve serve` where it should refuse to start."""
     command = [sys.executable, "-m", "vaeserve", "serve", "--host", "127.0.0.1", "--http-port", "0", *options]
