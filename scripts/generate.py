@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from vaeserve.bundle import Manifest
+from vaeserve.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
 

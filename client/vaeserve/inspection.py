@@ -7,7 +7,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from vaeserve.bundle import Bundle, Manifest
+from vaeserve.bundle import Bundle
+from vaeserve.manifest import Manifest
 from vaeserve.printable import printable
 from vaeserve.scores import Bound, Calibration
 from vaeserve.signature import Column, Signature

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vaeserve.errors import BundleError
 
 if TYPE_CHECKING:
-    from vaeserve.bundle import Graph, Manifest
+    from vaeserve.manifest import Graph, Manifest
 
 
 class Value(NamedTuple):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeserve.bundle import CalibrationSummary
 from vaeserve.errors import ConfigError, RefusedError
+from vaeserve.manifest import CalibrationSummary
 from vaeserve.scores import LEAST_RATE, Bound, RowStatus, rows_needed
 from vaeserve_service.runtime import Arrays, Runtime
 

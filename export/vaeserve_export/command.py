@@ -12,7 +12,7 @@ from vaeserve.errors import RefusedError
 from vaeserve.printable import printable
 from vaeserve.progress import progress_bar
 from vaeserve.source import open_source
-from vaeserve_export.recalibrate import Rows, recalibrate
+from vaeserve_export.recalibrate import NormalRows, recalibrate
 
 
 def export(
@@ -86,9 +86,9 @@ def calibrate(
     before, source = Bundle.open(bundle), open_source(data)
     with progress_bar(console, "rows") as progress:
         task = progress.add_task("calibrating", total=source.rows)
-        seen: list[Rows] = []
+        seen: list[NormalRows] = []
 
-        def show(rows: Rows) -> None:
+        def show(rows: NormalRows) -> None:
             seen[:] = [rows]
             progress.update(task, completed=rows.count)
 
@@ -116,7 +116,7 @@ def calibrate(
     print(after.path)
 
 
-def _calibrated(after: Bundle, rows: Rows) -> dict[str, object]:
+def _calibrated(after: Bundle, rows: NormalRows) -> dict[str, object]:
     return {
         "bundle": str(after.path),
         "data": rows.name,

@@ -9,19 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vaeserve.bundle import (
-    FORMAT_VERSION,
-    NAME,
-    Bundle,
-    Manifest,
-    Parity,
-    Provenance,
-    entries,
-    refuse_version,
-    write_version,
-)
+from vaeserve.bundle import Bundle
 from vaeserve.errors import BundleError, ConfigError, RefusedError
+from vaeserve.manifest import FORMAT_VERSION, NAME, Manifest, Parity, Provenance, entries
 from vaeserve.signature import MISSING, Signature
+from vaeserve.versions import refuse_version, write_version
 from vaeserve_export.arrays import npy, npz
 from vaeserve_export.calibration import calibrate, rate_for
 from vaeserve_export.graphs import OPSET, trace

@@ -11,7 +11,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 from vaeserve import __version__
-from vaeserve.bundle import FORMAT_VERSION, Graph
+from vaeserve.manifest import FORMAT_VERSION, Graph
 from vaeserve.scores import RowStatus
 from vaeserve.signature import Signature
 from vaeserve_export.categories import give_strings, take_strings

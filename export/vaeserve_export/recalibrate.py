@@ -5,18 +5,20 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vaeserve.bundle import NAME, Bundle, Manifest, entries, refuse_version, write_version
+from vaeserve.bundle import Bundle
 from vaeserve.errors import ConfigError, DataError
 from vaeserve.fingerprint import Fingerprint
+from vaeserve.manifest import NAME, Manifest, entries
 from vaeserve.reading import read
 from vaeserve.signature import Signature
 from vaeserve.source import Source
+from vaeserve.versions import refuse_version, write_version
 from vaeserve_export.arrays import npy
 from vaeserve_export.calibration import calibrate, rate_for
 from vaeserve_service.runtime import Arrays, Runtime
 
 
-class Rows:
+class NormalRows:
     """The normal rows of a source as a model's inputs, and what has been seen of it so far.
 
     count: rows of both kinds. anomalous: those among them that are labelled so, and set aside.
@@ -63,14 +65,14 @@ def recalibrate(
     normal: str | None = None,
     version: int | None = None,
     false_positive_rate: float | None = None,
-    on_batch: Callable[[Rows], None] = lambda _: None,
+    on_batch: Callable[[NormalRows], None] = lambda _: None,
 ) -> Bundle:
     """Write the next version of `bundle`, or `version`, beside it, calibrated on the rows of `source`; return it.
 
     Graphs, noise and golden rows keep their bytes. Rows that are labelled anomalous, as in training, are set aside,
     and those that can't be scored are counted in the manifest. Without a `false_positive_rate` the bundle's own is
-    kept. `on_batch` is told what has
-    been seen. Only whole sources of rows that were trained on are recognised, not some of their rows.
+    kept. `on_batch` is told what has been seen. Only whole sources of rows that were trained on are recognised, not
+    some of their rows.
 
     Raises, with nothing written, ConfigError for a bundle outside a repository and for a version or a rate that can't
     be, with the rows that the rate takes; OperatorError for a version that exists; DataError for rows that don't fit
@@ -79,12 +81,12 @@ def recalibrate(
     """
     folder = _folder(bundle)
     refuse_version(folder, version)
-    # Before the work, if it is to be refused: there are no more calibration rows than rows.
     manifest = bundle.manifest
     rate = manifest.false_positive_rate if false_positive_rate is None else false_positive_rate
+    # Before the work, if it is to be refused: there are no more calibration rows than rows.
     rate_for(sys.maxsize if source.rows is None else source.rows, rate)
     runtime = Runtime.load(bundle)
-    rows = Rows(source, manifest.signature, label=label, normal=normal)
+    rows = NormalRows(source, manifest.signature, label=label, normal=normal)
     noise = bundle.noise[: manifest.num_samples]
     calibrated = calibrate(runtime, _told(rows, on_batch), noise, data=source.name)
     rows.refuse_trained_on(manifest.training.data_sha256)
@@ -100,7 +102,7 @@ def recalibrate(
     return write_version(folder, version, files, Manifest.model_validate(dict(manifest) | changed))
 
 
-def _told(rows: Rows, on_batch: Callable[[Rows], None]) -> Iterator[Arrays]:
+def _told(rows: NormalRows, on_batch: Callable[[NormalRows], None]) -> Iterator[Arrays]:
     for inputs in rows:
         yield inputs
         on_batch(rows)

@@ -8,20 +8,19 @@ from numpy.typing import NDArray
 from vaeserve.scores import RowStatus
 from vaeserve.signature import MISSING, Column, Signature
 from vaeserve_export.promises import LATENTS
-from vaeserve_service.runtime import Arrays
+from vaeserve_service.runtime import Arrays, golden_inputs
 
 ROWS = 200
 EXTREMES = (1e30, -1e30, 1e-30, -3e38, 3.4e38, 0.0)
 _UNKNOWN = "?"
-_GIVEN = "inputs/"
 
 
 def trial_rows(golden: Arrays, signature: Signature) -> Arrays:
     """Return rows that the model takes, with latents: the golden ones, their gaps filled, repeated and shaken."""
-    generator = np.random.default_rng(0)
+    inputs, generator = golden_inputs(golden), np.random.default_rng(0)
     rows: Arrays = {LATENTS: _shaken(_repeated(golden[LATENTS]), generator)}
     for spec in signature.inputs:
-        array = golden[_GIVEN + spec.name]
+        array = inputs[spec.name]
         if spec.dtype == "FLOAT32":
             rows[spec.name] = _shaken(_repeated(_filled(array)), generator)
         elif spec.dtype == "STRING":

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from vaeserve.bundle import Bundle, models, versions
+from vaeserve.bundle import Bundle
 from vaeserve.errors import BundleError, NotFoundError
+from vaeserve.versions import models, versions
 from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.metrics import Metrics

@@ -20,8 +20,9 @@ from vaeserve.graph import refuse_unsafe
 from vaeserve.interface import Value, refuse_other
 
 if TYPE_CHECKING:
-    from vaeserve.bundle import Bundle, Manifest
-    from vaeserve.bundle import Graph as GraphName
+    from vaeserve.bundle import Bundle
+    from vaeserve.manifest import Graph as GraphName
+    from vaeserve.manifest import Manifest
 
 Arrays = dict[str, NDArray[Any]]
 Device = Literal["cpu", "cuda"]
@@ -147,8 +148,7 @@ class Runtime:
 
         Raises BundleError, naming the output, if one isn't what PyTorch gave.
         """
-        inputs = {name.removeprefix("inputs/"): a for name, a in golden.items() if name.startswith("inputs/")}
-        latents = golden.get("latents")
+        inputs, latents = golden_inputs(golden), golden.get("latents")
         if not inputs or latents is None:
             raise BundleError(f"golden.npz: {', '.join(golden)}; expected inputs/NAME and latents")
         computed = {
@@ -188,7 +188,7 @@ def _value(value: Any) -> Value:
 
 def _check_inputs(golden: Arrays, manifest: "Manifest") -> None:
     """Raise BundleError unless the golden rows are rows of the model, one or more, and latents of it."""
-    inputs = {name.removeprefix("inputs/"): a for name, a in golden.items() if name.startswith("inputs/")}
+    inputs = golden_inputs(golden)
     latents = golden.get("latents", np.empty(0, np.float32))
     try:
         checked = manifest.signature.check(inputs)
@@ -202,6 +202,11 @@ def _check_inputs(golden: Arrays, manifest: "Manifest") -> None:
             f"golden.npz: latents: {latents.dtype} of shape {list(latents.shape)}; expected float32 of shape "
             f"[n, {manifest.latent_dim}]"
         )
+
+
+def golden_inputs(golden: Arrays) -> Arrays:
+    """Return the golden rows as a model's inputs by name."""
+    return {name.removeprefix("inputs/"): array for name, array in golden.items() if name.startswith("inputs/")}
 
 
 def output_error(name: str, computed: NDArray[Any], reference: NDArray[Any], inputs: Arrays) -> float:

@@ -21,8 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaeserve.atomic import write_folder
-from vaeserve.bundle import Bundle, Manifest, entries, models, versions, write, write_version
+from vaeserve.bundle import Bundle, write
 from vaeserve.errors import BundleError, OperatorError
+from vaeserve.manifest import Manifest, entries
+from vaeserve.versions import models, versions, write_version
 from vaeserve_service.runtime import Runtime
 
 
@@ -377,7 +379,8 @@ def test_any_manifest_opens_or_is_refused_by_name(models: Any, tmp_path: Path) -
 CHANGED_BYTES = """
 import json, random, sys
 from pathlib import Path
-from vaeserve.bundle import Bundle, entries
+from vaeserve.bundle import Bundle
+from vaeserve.manifest import entries
 from vaeserve.errors import BundleError
 from vaeserve_service.runtime import Runtime
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tests.conftest import KINDS
-from vaeserve.bundle import Bundle, entries
+from vaeserve.bundle import Bundle
 from vaeserve.errors import ConfigError, RefusedError
+from vaeserve.manifest import entries
 from vaeserve.scores import RowStatus
 from vaeserve_export import promises, trials
 from vaeserve_export.arrays import npy, npz
