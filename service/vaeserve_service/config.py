@@ -10,6 +10,8 @@ from vaeserve.config import Config, Section
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
+# What gRPC counts in milliseconds, in 32 bits of which the largest is for ever: from one of them to three weeks.
+Period = Annotated[float, Field(ge=0.001, le=1_814_400)]
 
 
 class ServerConfig(Section):
@@ -57,6 +59,23 @@ class LimitsConfig(Section):
     queue_bytes: Count = 256 * 2**20
 
 
+class ConnectionsConfig(Section):
+    """How many connections the gRPC port takes, how much each may ask at once, and how long it lasts.
+
+    What each guards against, and what was measured: docs/decisions/floods.md.
+    """
+
+    limit: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1000
+    streams: Annotated[int, Field(ge=1, le=2**31 - 1)] = 256
+    metadata_bytes: Annotated[int, Field(ge=1024, le=2**24)] = 16 * 2**10
+    handshake_s: Period = 10.0
+    idle_s: Period = 300.0
+    age_s: Period = 3600.0
+    age_grace_s: Period = 600.0
+    keepalive_s: Period = 60.0
+    keepalive_timeout_s: Period = 20.0
+
+
 class DrainConfig(Section):
     """How the service stops: how long it says that it will and still takes calls, and then for those in flight."""
 
@@ -72,4 +91,5 @@ class ServiceConfig(Config):
     runtime: RuntimeConfig = RuntimeConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()
+    connections: ConnectionsConfig = ConnectionsConfig()
     drain: DrainConfig = DrainConfig()

@@ -17,6 +17,7 @@ from vaeserve.errors import ConfigError
 from vaeserve_service import health as health_service
 from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
+from vaeserve_service.connections import channel_options
 from vaeserve_service.cpus import available_cpus
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
@@ -102,6 +103,7 @@ def _grpc_server(config: ServiceConfig, repository: Repository, health: Health, 
             ("grpc.max_receive_message_length", config.limits.message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
+            *channel_options(config.connections),
         ]
     )
     service = VaeService(repository)

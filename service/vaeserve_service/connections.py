@@ -1,0 +1,33 @@
+"""The limits of connections in gRPC's words: those options of its core that were seen to do what they say."""
+
+from vaeserve_service.config import ConnectionsConfig
+
+Options = list[tuple[str, int]]
+
+
+def channel_options(config: ConnectionsConfig) -> Options:
+    """Return the options of a gRPC server that keep its connections within `config`."""
+    return [
+        ("grpc.max_allowed_incoming_connections", config.limit),
+        ("grpc.max_concurrent_streams", config.streams),
+        # A soft limit below the hard one would refuse some calls between them, by lot.
+        ("grpc.max_metadata_size", config.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", config.metadata_bytes),
+        ("grpc.server_handshake_timeout_ms", _ms(config.handshake_s)),
+        ("grpc.http2.settings_timeout", _ms(config.handshake_s)),
+        ("grpc.max_connection_idle_ms", _ms(config.idle_s)),
+        ("grpc.max_connection_age_ms", _ms(config.age_s)),
+        ("grpc.max_connection_age_grace_ms", _ms(config.age_grace_s)),
+        ("grpc.keepalive_time_ms", _ms(config.keepalive_s)),
+        # The first ends a connection that is silent, the second one that leaves a ping unanswered; without the second
+        # gRPC's own pings, which come before ours, put the end off by a minute.
+        ("grpc.keepalive_timeout_ms", _ms(config.keepalive_timeout_s)),
+        ("grpc.http2.ping_timeout_ms", _ms(config.keepalive_timeout_s)),
+        # To punish a client's pings costs gRPC time that grows with their square, and to answer them hardly any:
+        # 100,000 of them 10 s of a processor, or 0.02 s.
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
