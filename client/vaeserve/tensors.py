@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeserve.errors import InvalidInputError
+from vaeserve.errors import InvalidInputError, OutOfRangeError
 from vaeserve.v1 import vae_pb2 as pb
 
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -22,6 +22,9 @@ DTYPES: dict[int, np.dtype[Any]] = {
 _ENUMS: dict[np.dtype[Any], Any] = {dtype: enum for enum, dtype in DTYPES.items()}
 
 Arrays = Mapping[str, NDArray[Any]]
+
+# Far more than any model has. A hostile shape of a hundred thousand, multiplied out, takes seconds.
+_MOST_DIMENSIONS = 16
 
 
 def to_tensor(array: NDArray[Any], name: str = "") -> pb.Tensor:
@@ -57,15 +60,22 @@ def to_tensors(arrays: Arrays) -> list[pb.Tensor]:
     return [to_tensor(array, name) for name, array in arrays.items()]
 
 
-def from_tensor(tensor: pb.Tensor, where: str = "tensor") -> NDArray[Any]:
+def from_tensor(tensor: pb.Tensor, where: str = "tensor", *, most_elements: int | None = None) -> NDArray[Any]:
     """Return the wire tensor's array, read-only and without a copy where it holds numbers.
 
-    Raises InvalidInputError, naming `where`, if its parts contradict each other.
+    Raises InvalidInputError, naming `where`, if its parts contradict each other; OutOfRangeError for more than
+    `most_elements` of them, before there is any memory for them.
     """
+    if len(tensor.shape) > _MOST_DIMENSIONS:
+        raise InvalidInputError(f"{where}: {len(tensor.shape)} dimensions; expected {_MOST_DIMENSIONS} at most")
     shape = tuple(tensor.shape)
     if not shape or min(shape) < 0:
         raise InvalidInputError(f"{where}: shape {list(shape)}; expected one dimension or more, none negative")
     count = math.prod(shape)  # Python's integers, for a hostile shape overflows NumPy's
+    if most_elements is not None and count > most_elements:
+        raise OutOfRangeError(
+            f"{where}: shape {list(shape)}, {count} elements; the service takes {most_elements} in a tensor at most"
+        )
     if tensor.dtype == pb.STRING:
         if len(tensor.strings) != count or tensor.data:
             raise InvalidInputError(
@@ -92,10 +102,8 @@ def from_tensors(tensors: Sequence[pb.Tensor]) -> dict[str, NDArray[Any]]:
 def _shaped(flat: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
     try:
         return flat.reshape(shape)
-    except ValueError:  # more dimensions, or a larger one, than NumPy has
-        raise InvalidInputError(
-            f"{where}: shape {list(shape)[:8]} of {len(shape)} dimensions; expected a smaller"
-        ) from None
+    except ValueError:  # a larger dimension than NumPy has
+        raise InvalidInputError(f"{where}: shape {list(shape)}; expected a smaller") from None
 
 
 def _name(dtype: int) -> str:

@@ -54,6 +54,7 @@ class LimitsConfig(Section):
     """What a request may be, and how many rows of how many bytes may wait for a model."""
 
     message_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 * 2**20
+    tensor_elements: Count = 2**24
     request_rows: Count = 100_000
     queue_rows: Count = 200_000
     queue_bytes: Count = 256 * 2**20

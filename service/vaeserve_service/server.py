@@ -106,7 +106,7 @@ def _grpc_server(config: ServiceConfig, repository: Repository, health: Health, 
             *channel_options(config.connections),
         ]
     )
-    service = VaeService(repository)
+    service = VaeService(repository, most_elements=config.limits.tensor_elements)
     server.add_generic_rpc_handlers((generic_handler(SERVICE, methods(service), models=repository, metrics=metrics),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.server.reflection:

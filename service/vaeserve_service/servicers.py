@@ -23,13 +23,14 @@ _METHODS = {enum: method for method, enum in METHODS.items()}
 class VaeService:
     """`vaeserve.v1.VaeService` over a repository."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, *, most_elements: int) -> None:
         self._repository = repository
+        self._most_elements = most_elements
 
     async def encode(self, request: pb.EncodeRequest) -> pb.EncodeResponse:
         """Return the rows' posteriors."""
         model = self._model(request.model)
-        outputs = await model.encode(_inputs(request.inputs))
+        outputs = await model.encode(self._inputs(request.inputs))
         return pb.EncodeResponse(
             model=_spec(model),
             mean=to_tensor(outputs["mean"], "mean"),
@@ -40,20 +41,20 @@ class VaeService:
     async def decode(self, request: pb.DecodeRequest) -> pb.DecodeResponse:
         """Return the latents' reconstructions."""
         model = self._model(request.model)
-        outputs = await model.decode(from_tensor(request.latents, "latents"))
+        outputs = await model.decode(self._array(request.latents, "latents"))
         return pb.DecodeResponse(model=_spec(model), outputs=to_tensors(outputs))
 
     async def reconstruct(self, request: pb.ReconstructRequest) -> pb.ReconstructResponse:
         """Return the rows' reconstructions."""
         model = self._model(request.model)
-        outputs = await model.reconstruct(_inputs(request.inputs))
+        outputs = await model.reconstruct(self._inputs(request.inputs))
         status = outputs.pop("status").tolist()
         return pb.ReconstructResponse(model=_spec(model), outputs=to_tensors(outputs), status=status)
 
     async def score(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
         """Return the rows' scores."""
         model = self._model(request.model)
-        scores = await model.score(_inputs(request.inputs), _options(request))
+        scores = await model.score(self._inputs(request.inputs), _options(request))
         return _score_response(model, scores)
 
     async def generate(self, request: pb.GenerateRequest) -> pb.GenerateResponse:
@@ -68,7 +69,7 @@ class VaeService:
         model = self._model(request.model)
         if request.method not in _METHODS:
             raise InvalidInputError(f"method: {request.method}; expected LINEAR or SPHERICAL")
-        start, end = from_tensor(request.start, "start"), from_tensor(request.end, "end")
+        start, end = self._array(request.start, "start"), self._array(request.end, "end")
         outputs, latents = await model.interpolate(start, end, steps=request.steps, method=_METHODS[request.method])
         return pb.InterpolateResponse(
             model=_spec(model), outputs=to_tensors(outputs), latents=to_tensor(latents, "latents")
@@ -104,17 +105,19 @@ class VaeService:
             raise InvalidInputError(f"model.name: empty; expected one of {', '.join(self._repository.names())}")
         return self._repository.get(spec.name, spec.version)
 
+    def _inputs(self, tensors: Sequence[pb.Tensor]) -> Arrays:
+        inputs: dict[str, NDArray[Any]] = {}
+        for position, tensor in enumerate(tensors):
+            if tensor.name in inputs:
+                raise InvalidInputError(f"inputs[{position}]: {tensor.name!r} is there twice; expected each once")
+            inputs[tensor.name] = self._array(tensor, f"inputs[{position}]")
+        return inputs
+
+    def _array(self, tensor: pb.Tensor, where: str) -> NDArray[Any]:
+        return from_tensor(tensor, where, most_elements=self._most_elements)
+
     def _versions(self, name: str) -> list[pb.ModelVersion]:
         return [pb.ModelVersion(version=model.version, state=pb.READY) for model in self._repository.versions(name)]
-
-
-def _inputs(tensors: Sequence[pb.Tensor]) -> Arrays:
-    inputs: dict[str, NDArray[Any]] = {}
-    for position, tensor in enumerate(tensors):
-        if tensor.name in inputs:
-            raise InvalidInputError(f"inputs[{position}]: {tensor.name!r} is there twice; expected each once")
-        inputs[tensor.name] = from_tensor(tensor, f"inputs[{position}]")
-    return inputs
 
 
 def _options(request: pb.ScoreRequest) -> ScoreOptions:

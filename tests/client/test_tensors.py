@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from vaeserve.errors import InvalidInputError
+from vaeserve.errors import InvalidInputError, OutOfRangeError
 from vaeserve.tensors import DTYPES, from_tensor, to_tensor
 from vaeserve.v1 import vae_pb2 as pb
 
@@ -46,7 +46,9 @@ def test_big_endian_and_strided_arrays_arrive_as_they_read() -> None:
         (pb.Tensor(dtype=pb.FLOAT32, shape=[-1, 3]), "none negative"),
         (pb.Tensor(dtype=pb.FLOAT32, shape=[2**62, 2**62]), "0 bytes of data"),
         (pb.Tensor(dtype=pb.FLOAT32, shape=[2**62, 0]), "expected a smaller"),
-        (pb.Tensor(dtype=pb.UINT8, shape=[1] * 65, data=b"a"), "of 65 dimensions; expected a smaller"),
+        (pb.Tensor(dtype=pb.UINT8, shape=[1] * 17, data=b"a"), "17 dimensions; expected 16 at most"),
+        # Multiplied out, this took minutes, and then more digits than Python would print.
+        (pb.Tensor(dtype=pb.UINT8, shape=[2**63 - 1] * 250_000), "250000 dimensions; expected 16 at most"),
         (pb.Tensor(dtype=99, shape=[1], data=b"\0"), "dtype 99; expected FLOAT32"),  # type: ignore[arg-type]
         (pb.Tensor(shape=[1], data=b"\0"), "DATA_TYPE_UNSPECIFIED; expected FLOAT32"),
         (pb.Tensor(dtype=pb.STRING, shape=[2], strings=["a"]), "1 strings .* takes 2 strings"),
@@ -58,6 +60,16 @@ def test_a_tensor_that_contradicts_itself_is_refused(tensor: pb.Tensor, message:
     with pytest.raises(InvalidInputError, match=message) as refusal:
         from_tensor(tensor, "inputs[0]")
     assert str(refusal.value).startswith("inputs[0]: ")
+
+
+@pytest.mark.parametrize(
+    "tensor", [pb.Tensor(dtype=pb.STRING, shape=[3, 2], strings=["a"] * 6), pb.Tensor(dtype=pb.INT64, shape=[6, 2**40])]
+)
+def test_more_elements_than_may_be_are_refused(tensor: pb.Tensor) -> None:
+    """A shape of more elements than the limit is refused for that, whatever there is of them; at the limit it isn't."""
+    with pytest.raises(OutOfRangeError, match=r"latents: shape \[.*\], \d+ elements; the service takes 5 in a tensor"):
+        from_tensor(tensor, "latents", most_elements=5)
+    assert from_tensor(to_tensor(np.zeros((5, 1))), most_elements=5).shape == (5, 1)
 
 
 def test_a_dtype_the_wire_does_not_know_is_refused() -> None:
