@@ -1,13 +1,18 @@
 """The HTTP port: /metrics for Prometheus, /livez and /readyz for whoever can't speak gRPC."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 from vaeserve.errors import ConfigError
 from vaeserve_service.config import ServerConfig
+
+MOST_CONNECTIONS = 64
+REQUEST_S = 10.0
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -15,9 +20,16 @@ Answer = tuple[int, str, bytes]
 
 
 @contextmanager
-def serve_http(config: ServerConfig, *, ready: Callable[[], bool], metrics: Callable[[], bytes]) -> Iterator[int]:
+def serve_http(
+    config: ServerConfig,
+    *,
+    ready: Callable[[], bool],
+    metrics: Callable[[], bytes],
+    request_s: float = REQUEST_S,
+) -> Iterator[int]:
     """Answer on the configured port, or on a free one for 0, from a thread of its own; yields the port.
 
+    request_s: seconds for a whole request, after which its connection is closed.
     Raises ConfigError for a port that is taken.
     """
 
@@ -34,7 +46,10 @@ def serve_http(config: ServerConfig, *, ready: Callable[[], bool], metrics: Call
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 10  # seconds without a request after which a connection is closed
+
+        def handle_one_request(self) -> None:
+            server.expect_request(self.connection)
+            super().handle_one_request()
 
         def do_GET(self) -> None:
             status, content_type, body = answer(self.path)
@@ -47,15 +62,8 @@ def serve_http(config: ServerConfig, *, ready: Callable[[], bool], metrics: Call
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
             """Probes and scrapes are not worth a line each."""
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        address_family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Pass over what went wrong with one connection: mostly that its other end went away."""
-
     try:
-        server = Server((config.host, config.http_port), Handler)
+        server = _Server((config.host, config.http_port), Handler, request_s=request_s)
     except OSError as error:
         address = config.address(config.http_port)
         raise ConfigError(
@@ -69,3 +77,49 @@ def serve_http(config: ServerConfig, *, ready: Callable[[], bool], metrics: Call
         finally:
             server.shutdown()
             thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread a connection, so many of them, each for so long: whoever is slow holds neither up."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], *, request_s: float) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._request_s = request_s
+        self._deadlines: dict[socket.socket, float] = {}  # the next to pass is first
+        super().__init__(address, handler)
+
+    def expect_request(self, connection: socket.socket) -> None:
+        """Give a connection its time for one request, from now."""
+        self._deadlines.pop(connection, None)
+        self._deadlines[connection] = time.monotonic() + self._request_s
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Let a connection in, and send those away that came or asked first if there are too many."""
+        # The other way round, slow ones could keep the probes out.
+        for slowest in list(self._deadlines)[: max(0, len(self._deadlines) - MOST_CONNECTIONS + 1)]:
+            self._end(slowest)
+        self.expect_request(request)
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """End the connections whose time has passed; `serve_forever` calls it twice a second."""
+        now = time.monotonic()
+        for connection, deadline in list(self._deadlines.items()):
+            if deadline < now:
+                self._end(connection)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection, and close it."""
+        self._deadlines.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Pass over what went wrong with one connection: mostly that its other end went away."""
+
+    def _end(self, connection: socket.socket) -> None:
+        """Wake the thread that waits for a connection; it finds nothing more to read, and closes it."""
+        self._deadlines.pop(connection, None)
+        with suppress(OSError):  # it is closed already
+            connection.shutdown(socket.SHUT_RDWR)
