@@ -10,6 +10,9 @@ def channel_options(config: ConnectionsConfig) -> Options:
     return [
         ("grpc.max_allowed_incoming_connections", config.limit),
         ("grpc.max_concurrent_streams", config.streams),
+        # Else a call that has just ended still counts for a moment, and a client that keeps to the limit, and has more
+        # calls waiting for their turn, is refused half of them.
+        ("grpc.http.overload_protection", 0),
         # A soft limit below the hard one would refuse some calls between them, by lot.
         ("grpc.max_metadata_size", config.metadata_bytes),
         ("grpc.absolute_max_metadata_size", config.metadata_bytes),

@@ -83,6 +83,7 @@ class _Server(ThreadingHTTPServer):
     """A thread a connection, so many of them, each for so long: whoever is slow holds neither up."""
 
     daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS  # past it the kernel lets a newcomer wait for seconds
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], *, request_s: float) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
