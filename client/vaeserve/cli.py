@@ -200,6 +200,17 @@ def serve(
 
 
 @app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="The caller who gets it.")],
+    scope: Annotated[list[str], typer.Option(help="What it is for: infer, admin, metrics or reflection.")] = ["infer"],  # noqa: B006
+) -> None:
+    """Make a token: print it on stdout, this once, and on stderr the lines for the service's file of callers."""
+    with component("serve"):
+        from vaeserve_service import command
+    command.token(name, scope, console=console)
+
+
+@app.command()
 def score(
     data: Annotated[str, typer.Argument(metavar="INPUT", help="A file or folder of rows or images.")],
     out: Annotated[Path, typer.Option(help="The .parquet file to write.")],

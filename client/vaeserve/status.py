@@ -25,7 +25,7 @@ CODES: dict[type[VaeserveError], StatusCode] = {
     InternalError: StatusCode.INTERNAL,
 }
 
-# Codes that our service doesn't answer with, but what stands before it may.
+# Codes of what stands before our RPCs: the service's check of credentials, or a proxy.
 _FOREIGN: dict[StatusCode, type[VaeserveError]] = {
     StatusCode.UNAUTHENTICATED: ServerError,
     StatusCode.PERMISSION_DENIED: ServerError,

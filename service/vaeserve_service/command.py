@@ -1,17 +1,20 @@
-"""`vaeserve serve`: settings to a running service, with one screen for whoever starts it by hand."""
+"""`vaeserve serve` and `token`: settings to a running service, with one screen for whoever starts it by hand."""
 
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 from rich.console import Console
 from rich.table import Table
 
 from vaeserve.config import load, parse_overrides
-from vaeserve_service.config import ServiceConfig
+from vaeserve.errors import ConfigError
+from vaeserve_service.callers import hashed, new_token
+from vaeserve_service.config import Scope, ServiceConfig
 from vaeserve_service.server import Started, run
 
 
@@ -29,6 +32,22 @@ def serve(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any],
     config = load(ServiceConfig, file=file, overrides=sections)
     _log_json_lines()
     run(config, on_started=lambda started: _show(started, config, console) if console.is_terminal else None)
+
+
+def token(name: str, scopes: Sequence[str], *, console: Console) -> None:
+    """Print a new token, and to `console` its caller's lines for the file of callers.
+
+    Raises ConfigError for a scope that there isn't.
+    """
+    for scope in scopes:
+        if scope not in get_args(Scope):
+            raise ConfigError(f"--scope {scope}: expected one of {', '.join(get_args(Scope))}")
+    made = new_token()
+    print(made)
+    # In JSON's strings and lists, which are TOML's too.
+    console.print(f"[{json.dumps(name)}]", markup=False)
+    console.print(f"scopes = {json.dumps(scopes)}", markup=False)
+    console.print(f"tokens = {json.dumps([hashed(made)])}", markup=False)
 
 
 def _log_json_lines() -> None:

@@ -12,6 +12,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
 # What gRPC counts in milliseconds, in 32 bits of which the largest is for ever: from one of them to three weeks.
 Period = Annotated[float, Field(ge=0.001, le=1_814_400)]
+Scope = Literal["infer", "admin", "metrics", "reflection"]
 
 
 class ServerConfig(Section):
@@ -21,10 +22,27 @@ class ServerConfig(Section):
     grpc_port: Port = 8001
     http_port: Port = 8002
     reflection: bool = True
+    metrics: bool = True
 
     def address(self, port: int) -> str:
         """Return the host with a port, as gRPC and people write it."""
         return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
+
+class TlsConfig(Section):
+    """The files of the service's certificate, and of the authorities that gRPC callers' certificates must come from."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+
+class AccessConfig(Section):
+    """The file of callers, the scopes that nobody needs to be one for, and whether tokens may come without TLS."""
+
+    callers: Path | None = None
+    anonymous: tuple[Scope, ...] = ()
+    allow_plaintext: bool = False
 
 
 class RepositoryConfig(Section):
@@ -89,6 +107,8 @@ class ServiceConfig(Config):
 
     repository: RepositoryConfig
     server: ServerConfig = ServerConfig()
+    tls: TlsConfig = TlsConfig()
+    access: AccessConfig = AccessConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     batching: BatchingConfig = BatchingConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -54,6 +54,19 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._denied = Counter(
+            "vaeserve_access_denied",
+            "Calls refused for their credentials.",
+            ("scope", "reason"),
+            registry=self._registry,
+        )
+        self._reloaded = Gauge(
+            "vaeserve_last_reload_successful",
+            "1 while a section's files could be read as they are now, 0 while older content holds.",
+            ("section",),
+            registry=self._registry,
+        )
+
     def started(self) -> None:
         """Count a call that has arrived."""
         self._in_flight.inc()
@@ -72,6 +85,22 @@ class Metrics:
         """Show a loaded model and its queue."""
         self._active.labels(model, version).set(1)
         self._queue_rows.labels(model, version).set_function(waiting_rows)
+
+    def denied(self, scope: str, reason: str) -> None:
+        """Count a call that was refused for its credentials."""
+        self._denied.labels(scope, reason).inc()
+
+    def watch_files(self, section: str, current: Callable[[], bool]) -> None:
+        """Show whether a section's files could be read as they are."""
+        self._reloaded.labels(section).set_function(current)
+
+    def watch_certificate(self, expires: Callable[[], float]) -> None:
+        """Show when the service's certificate expires, in seconds since the epoch."""
+        Gauge(
+            "vaeserve_tls_certificate_expiry_timestamp_seconds",
+            "When the first certificate of the chain expires.",
+            registry=self._registry,
+        ).set_function(expires)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

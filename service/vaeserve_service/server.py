@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from vaeserve.errors import ConfigError
 from vaeserve_service import health as health_service
+from vaeserve_service.access import Access, Gate
 from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.connections import channel_options
@@ -24,6 +25,7 @@ from vaeserve_service.http import serve_http
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.repository import Repository
 from vaeserve_service.servicers import SERVICE, VaeService, methods
+from vaeserve_service.tls import Certificates
 from vaeserve_service.transport import generic_handler
 
 log = structlog.get_logger()
@@ -49,20 +51,28 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then drain.
 
-    Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken; before either port
-    opens, or with both closed again.
+    Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken and for certificates or
+    callers that can't be used; before either port opens, or with both closed again.
     """
     runners = config.runtime.runners or available_cpus()
     metrics, health = Metrics(), Health()
+    certificates = _certificates(config, metrics)
+    access = _access(config, metrics)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(runners, thread_name_prefix="runner"))
         repository = Repository.load(config, runners=Runners(executor, runners), metrics=metrics)
         for model in repository:
             metrics.watch(model.name, model.version, partial(getattr, model, "waiting_rows"))
-        server = _grpc_server(config, repository, health, metrics)
-        grpc_port = _listen(server, config)
+        server = _grpc_server(config, repository, health, metrics, access)
+        grpc_port = _listen(server, config, certificates)
         http_port = stack.enter_context(
-            serve_http(config.server, ready=lambda: health.ready, metrics=metrics.exposition)
+            serve_http(
+                config.server,
+                ready=lambda: health.ready,
+                metrics=metrics.exposition,
+                certificates=certificates,
+                access=access,
+            )
         )
         await server.start()
         _say_ready(health, repository)
@@ -97,14 +107,32 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
     asyncio.run(until_signalled())
 
 
-def _grpc_server(config: ServiceConfig, repository: Repository, health: Health, metrics: Metrics) -> grpc.aio.Server:
+def _certificates(config: ServiceConfig, metrics: Metrics) -> Certificates | None:
+    certificates = Certificates.open(config.tls)
+    if certificates:
+        metrics.watch_files("tls", certificates.current)
+        metrics.watch_certificate(certificates.expires)
+    return certificates
+
+
+def _access(config: ServiceConfig, metrics: Metrics) -> Access | None:
+    access = Access.open(config.access, tls=config.tls, on_denied=metrics.denied)
+    if access:
+        metrics.watch_files("access", access.current)
+    return access
+
+
+def _grpc_server(
+    config: ServiceConfig, repository: Repository, health: Health, metrics: Metrics, access: Access | None
+) -> grpc.aio.Server:
     server = grpc.aio.server(
+        interceptors=[Gate(access)] if access else None,
         options=[
             ("grpc.max_receive_message_length", config.limits.message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
             *channel_options(config.connections),
-        ]
+        ],
     )
     service = VaeService(repository, most_elements=config.limits.tensor_elements)
     server.add_generic_rpc_handlers((generic_handler(SERVICE, methods(service), models=repository, metrics=metrics),))
@@ -115,9 +143,11 @@ def _grpc_server(config: ServiceConfig, repository: Repository, health: Health, 
     return server
 
 
-def _listen(server: grpc.aio.Server, config: ServiceConfig) -> int:
+def _listen(server: grpc.aio.Server, config: ServiceConfig, certificates: Certificates | None) -> int:
     address = config.server.address(config.server.grpc_port)
     try:
+        if certificates:
+            return server.add_secure_port(address, certificates.grpc_credentials())
         return server.add_insecure_port(address)
     except RuntimeError:
         raise ConfigError(f"server.grpc_port: can't listen on {address}; expected a free port of this host") from None

@@ -1,0 +1,193 @@
+"""Who may call what: every RPC and page but the probes takes a scope, and a caller who has it."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import grpc
+import grpc.aio
+
+from vaeserve.errors import ConfigError
+from vaeserve_service.callers import Caller, Callers
+from vaeserve_service.config import AccessConfig, Scope, TlsConfig
+from vaeserve_service.watched import Watched
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+# For probes, which have no credentials.
+OPEN = frozenset({"grpc.health.v1.Health"})
+
+SCOPES: dict[str, Scope] = {
+    "vaeserve.v1.VaeService": "infer",
+    "inference.GRPCInferenceService": "infer",
+    "vaeserve.v1.ModelAdmin": "admin",
+    "grpc.reflection.v1.ServerReflection": "reflection",
+    "grpc.reflection.v1alpha.ServerReflection": "reflection",
+}
+# What a service that isn't among them takes.
+STRONGEST: Scope = "admin"
+
+UNAUTHENTICATED = (
+    "credentials: none that the service knows; expected a bearer token or a client certificate of a caller"
+)
+
+
+class Reason(StrEnum):
+    """Why a call was refused."""
+
+    NO_CREDENTIALS = "no_credentials"
+    UNKNOWN_CREDENTIALS = "unknown_credentials"
+    NO_SCOPE = "no_scope"
+
+
+@dataclass(frozen=True)
+class Denial:
+    """A refusal: which of the credentials was wrong is for the operator's metrics alone."""
+
+    reason: Reason
+    message: str
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The code for the caller."""
+        permission = self.reason is Reason.NO_SCOPE
+        return grpc.StatusCode.PERMISSION_DENIED if permission else grpc.StatusCode.UNAUTHENTICATED
+
+
+class Access:
+    """What the file of callers lets each of them do; a changed file holds from the next call on.
+
+    on_denied: is told the scope and the reason of each refusal. Raises ConfigError, naming the setting and no
+    credential.
+    """
+
+    def __init__(
+        self, config: AccessConfig, file: Path, *, tls: TlsConfig, on_denied: Callable[[str, str], None]
+    ) -> None:
+        if tls.certificate is None and not config.allow_plaintext:
+            raise ConfigError(
+                "access.callers: tokens would cross the network as plain text; expected tls.certificate and tls.key, "
+                "or access.allow_plaintext = true where a proxy or mesh encrypts"
+            )
+        self.asks_clients = tls.client_ca is not None
+        self._anonymous = frozenset(config.anonymous)
+        self._callers = Watched("access", [file], lambda: Callers.read(file, client_ca=self.asks_clients))
+        self._on_denied = on_denied
+
+    @classmethod
+    def open(cls, config: AccessConfig, *, tls: TlsConfig, on_denied: Callable[[str, str], None]) -> Self | None:
+        """Return the configured access, or None where anyone may do anything."""
+        if config.callers:
+            return cls(config, config.callers, tls=tls, on_denied=on_denied)
+        if config.anonymous:
+            raise ConfigError(
+                f"access.anonymous: {', '.join(config.anonymous)}; expected access.callers too: without it all is open"
+            )
+        return None
+
+    def current(self) -> bool:
+        """Return whether the file could be read as it is now."""
+        return self._callers.current()
+
+    def is_open(self, scope: Scope) -> bool:
+        """Return whether a scope takes no credentials."""
+        return scope in self._anonymous
+
+    def by_token(self, scope: Scope, authorization: Sequence[str | bytes]) -> Denial | None:
+        """Return why a call with these `authorization` headers is refused, None if it isn't."""
+        token = _bearer(authorization)
+        return self._decide(scope, self._callers.get().by_token(token) if token else None, shown=bool(authorization))
+
+    def by_certificate(self, scope: Scope, names: Iterable[bytes]) -> Denial | None:
+        """Return why a call over a connection of a certificate with these names is refused, None if it isn't."""
+        known = self._callers.get().by_certificate(name.decode(errors="replace") for name in names)
+        return self._decide(scope, known, shown=True)
+
+    def _decide(self, scope: Scope, caller: Caller | None, *, shown: bool) -> Denial | None:
+        if caller is None:
+            denial = Denial(Reason.UNKNOWN_CREDENTIALS if shown else Reason.NO_CREDENTIALS, UNAUTHENTICATED)
+        elif scope not in caller.scopes:
+            has = ", ".join(sorted(caller.scopes))
+            denial = Denial(Reason.NO_SCOPE, f"scope: {caller.name} has {has}; this call takes {scope}")
+        else:
+            return None
+        self._on_denied(scope, denial.reason)
+        return denial
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Lets calls through to their handlers, or refuses them in the handler's stead.
+
+    A token is decided on before the request is read. A certificate is seen only where a handler is.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Return the handler of a call, or one that refuses it."""
+        service = handler_call_details.method.rpartition("/")[0].removeprefix("/")
+        scope = SCOPES.get(service, STRONGEST)
+        if service in OPEN or self._access.is_open(scope):
+            return await continuation(handler_call_details)
+        authorization = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
+        if authorization or not self._access.asks_clients:
+            denial = self._access.by_token(scope, authorization)
+            return _refusing(denial) if denial else await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
+        return _guarded(handler, self._access, scope) if handler else None
+
+
+def _bearer(authorization: Sequence[str | bytes]) -> str | None:
+    if len(authorization) != 1 or not isinstance(authorization[0], str):
+        return None
+    scheme, _, token = authorization[0].partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _refusing(denial: Denial) -> Handler:
+    """Return a handler that refuses; as one of streamed requests, so that gRPC reads none before it."""
+
+    async def refuse(_: Any, context: Context) -> None:
+        await context.abort(denial.code, denial.message)
+
+    return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+def _guarded(handler: Handler, access: Access, scope: Scope) -> Handler:
+    """Return a handler that looks at the caller's certificate first."""
+    kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+    behavior = getattr(handler, kind)
+
+    async def check(context: Context) -> None:
+        denial = access.by_certificate(scope, context.peer_identities() or ())
+        if denial:
+            await context.abort(denial.code, denial.message)
+
+    async def answer(request: Any, context: Context) -> Any:
+        await check(context)
+        return await behavior(request, context)
+
+    async def stream(request: Any, context: Context) -> Any:
+        await check(context)
+        async with aclosing(behavior(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    guarded = stream if inspect.isasyncgenfunction(behavior) else answer
+    made: Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
+    return made
+
+
+def _arity(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
