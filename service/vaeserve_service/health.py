@@ -27,7 +27,9 @@ class Health(health_pb2_grpc.HealthServicer):
         return self._states[""] == SERVING
 
     def set(self, name: str, *, serving: bool) -> None:
-        """Set the state of a name."""
+        """Set the state of a name, unless it is closed."""
+        if self._closed:
+            return
         self._states[name] = SERVING if serving else NOT_SERVING
         self._wake()
 
