@@ -73,17 +73,16 @@ class Watcher:
         self._when_complete: Callable[[], None] | None = None
 
     async def start(self) -> None:
-        """Load what is on disk.
+        """Load what is on disk, and say for which of the named models the service waits.
 
-        Raises BundleError if nothing is, for a model without a version that loads, and where what is named can't ever
-        be; but what is named and may still come is waited for.
+        Raises BundleError if there is nothing, for a model that isn't named and has no version that loads, and for one
+        that is named where nothing could load it later.
         """
         if not await self._on_thread(self._path.is_dir):
             raise BundleError(f"{self._path}: no such folder; expected a repository: NAME/VERSION/manifest.json")
         await self.poll(at_once=True)
         for path, problem in self._problems.items():
-            if problem:
-                raise BundleError(f"{path}: {problem}")
+            raise BundleError(f"{path}: {problem}")
         states = self._repository.states()
         for name, versions in states.items():
             if name not in self._repository and name not in self._policy.named:
@@ -160,6 +159,7 @@ class Watcher:
                     f"{self._path / name}: {error.strerror}; expected a folder that can be read"
                 ) from None
             number = _pick(name, version, found)
+            self._seen[name] = found
             candidates, count = self._policy.candidates(name, found)
             served = self._repository.served(name)
             if number not in served or self._done.get((name, number)) != found[number]:
@@ -181,9 +181,7 @@ class Watcher:
             self._cannot_read(self._path / name, error)
             return
         before, self._seen[name] = self._seen.get(name, {}), found
-        settled = (
-            found if at_once else {number: files for number, files in found.items() if before.get(number) == files}
-        )
+        settled = {number: files for number, files in found.items() if at_once or before.get(number) == files}
         present = {*found} if settled == found else {*found, *self._repository.served(name)}
         extra = [number for number in present if (name, number) in self._extra]
         wanted = await self._serve(name, extra, len(extra), settled)
@@ -211,8 +209,12 @@ class Watcher:
         for number in [number for of, number in self._done if of == name and number not in {*found, *served}]:
             del self._done[name, number]
             self._repository.forget(name, str(number))
-        away = served and not served & {*found}
-        self._say(self._path / name, "gone from disk; served until it is unloaded or has another version" * bool(away))
+        if served and not served & {*found}:
+            self._say(self._path / name, "gone from disk; served until it is unloaded or another version is there")
+        else:
+            self._say(self._path / name, "")
+        if not found and not served:
+            del self._seen[name]
 
     async def _try(self, name: str, number: int, files: Fingerprint) -> str:
         """Load a version and switch to it; return why it can't be served, or nothing."""
@@ -281,9 +283,11 @@ class Watcher:
 
     def _say(self, path: Path, problem: str) -> None:
         """Log what is wrong with a folder, once for as long as it lasts; "" says that nothing is."""
-        if problem and self._problems.get(path) != problem:
+        if not problem:
+            self._problems.pop(path, None)
+        elif self._problems.get(path) != problem:
+            self._problems[path] = problem
             log.error("repository", path=str(path), problem=problem)
-        self._problems[path] = problem
 
     async def _on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
