@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike, NDArray
 
 from vaeserve import messages
-from vaeserve.errors import InvalidInputError, VaeserveError
+from vaeserve.errors import InvalidInputError, NotFoundError, VaeserveError
 from vaeserve.latents import Interpolation
 from vaeserve.messages import Decoded, Encoded, Interpolated, ModelInfo, Reconstructed, Served
 from vaeserve.scores import Bound, ScoreOptions, Scores
@@ -36,6 +36,8 @@ _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 
 # Makes a call: a stub's method, its request, and the seconds it may take.
 _Invoke = Callable[[Any, Any, float], Awaitable[Any]]
+# Makes a request of a model's version and its inputs.
+_Request = Callable[[pb.ModelSpec, dict[str, NDArray[Any]]], Any]
 
 
 class _Surface:
@@ -73,15 +75,27 @@ class _Surface:
         top_features: how many features to name for each row. version: "" for the newest.
         """
         options = ScoreOptions(num_samples, bound, seed, false_positive_rate, top_features)
-        spec, inputs = await self._inputs(model, version, rows, timeout)
-        request = messages.score_request(spec, inputs, options)
-        return messages.read_scores(await self._call(self._stub.Score, request, timeout))
+        response = await self._call_with(
+            rows,
+            self._stub.Score,
+            lambda spec, inputs: messages.score_request(spec, inputs, options),
+            model=model,
+            version=version,
+            timeout=timeout,
+        )
+        return messages.read_scores(response)
 
     async def encode(self, model: str, rows: Rows, *, version: str = "", timeout: float | None = None) -> Encoded:
         """Return each row's posterior; rows as for `score`."""
-        spec, inputs = await self._inputs(model, version, rows, timeout)
-        request = pb.EncodeRequest(model=spec, inputs=to_tensors(inputs))
-        return messages.read_encoded(await self._call(self._stub.Encode, request, timeout))
+        response = await self._call_with(
+            rows,
+            self._stub.Encode,
+            lambda spec, inputs: pb.EncodeRequest(model=spec, inputs=to_tensors(inputs)),
+            model=model,
+            version=version,
+            timeout=timeout,
+        )
+        return messages.read_encoded(response)
 
     async def decode(
         self, model: str, latents: ArrayLike, *, version: str = "", timeout: float | None = None
@@ -95,9 +109,15 @@ class _Surface:
         self, model: str, rows: Rows, *, version: str = "", timeout: float | None = None
     ) -> Reconstructed:
         """Return the reconstruction at each row's posterior mean; rows as for `score`."""
-        spec, inputs = await self._inputs(model, version, rows, timeout)
-        request = pb.ReconstructRequest(model=spec, inputs=to_tensors(inputs))
-        return messages.read_reconstructed(await self._call(self._stub.Reconstruct, request, timeout))
+        response = await self._call_with(
+            rows,
+            self._stub.Reconstruct,
+            lambda spec, inputs: pb.ReconstructRequest(model=spec, inputs=to_tensors(inputs)),
+            model=model,
+            version=version,
+            timeout=timeout,
+        )
+        return messages.read_reconstructed(response)
 
     async def generate(
         self,
@@ -153,6 +173,18 @@ class _Surface:
         request = health_pb2.HealthCheckRequest(service=name)
         response = await self._call(self._health.Check, request, timeout)
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _call_with(
+        self, rows: Rows, method: Any, request: _Request, *, model: str, version: str, timeout: float | None
+    ) -> Any:
+        """Call a method with rows, and again if the version that they were made for has been replaced meanwhile."""
+        spec, inputs = await self._inputs(model, version, rows, timeout)
+        try:
+            return await self._call(method, request(spec, inputs), timeout)
+        except NotFoundError:
+            if spec.version == version:
+                raise
+        return await self._call(method, request(*await self._inputs(model, version, rows, timeout)), timeout)
 
     async def _inputs(
         self, model: str, version: str, rows: Rows, timeout: float | None

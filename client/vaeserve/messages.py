@@ -171,8 +171,12 @@ def read_reconstructed(response: pb.ReconstructResponse) -> Reconstructed:
 
 
 def read_models(response: pb.ListModelsResponse) -> list[Served]:
-    """Return a response's models."""
-    return [Served(model.name, tuple(version.version for version in model.versions)) for model in response.models]
+    """Return a response's models that are served."""
+    ready = {
+        model.name: tuple(version.version for version in model.versions if version.state == pb.READY)
+        for model in response.models
+    }
+    return [Served(name, versions) for name, versions in ready.items() if versions]
 
 
 def read_model(response: pb.GetModelResponse) -> ModelInfo:

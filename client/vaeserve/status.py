@@ -3,6 +3,7 @@
 from grpc import StatusCode
 
 from vaeserve.errors import (
+    BundleError,
     DeadlineError,
     InternalError,
     InvalidInputError,
@@ -19,6 +20,7 @@ CODES: dict[type[VaeserveError], StatusCode] = {
     InvalidInputError: StatusCode.INVALID_ARGUMENT,
     NotFoundError: StatusCode.NOT_FOUND,
     OutOfRangeError: StatusCode.OUT_OF_RANGE,
+    BundleError: StatusCode.FAILED_PRECONDITION,
     OverloadedError: StatusCode.RESOURCE_EXHAUSTED,
     UnavailableError: StatusCode.UNAVAILABLE,
     DeadlineError: StatusCode.DEADLINE_EXCEEDED,

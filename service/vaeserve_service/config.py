@@ -1,11 +1,13 @@
 """What the service can be told: sections of settings."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vaeserve.config import Config, Section
+from vaeserve.manifest import NAME
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
@@ -13,6 +15,8 @@ Seconds = Annotated[float, Field(ge=0)]
 # What gRPC counts in milliseconds, in 32 bits of which the largest is for ever: from one of them to three weeks.
 Period = Annotated[float, Field(ge=0.001, le=1_814_400)]
 Scope = Literal["infer", "admin", "metrics", "reflection"]
+ModelName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+Version = Annotated[int, Field(ge=1, lt=10**18)]
 
 
 class ServerConfig(Section):
@@ -46,10 +50,24 @@ class AccessConfig(Section):
 
 
 class RepositoryConfig(Section):
-    """Where the bundles are, `NAME/VERSION/`, and how many of a model's newest versions are served."""
+    """Where the bundles are, `NAME/VERSION/`, which of them are served, and how often to look for new ones.
+
+    Of each model the `latest` newest versions are served, or those listed in `versions`; of all models, or of those
+    named in `models`. A `poll_s` of 0 is never.
+    """
 
     path: Path
+    poll_s: Seconds = 5.0
     latest: Count = 1
+    models: tuple[ModelName, ...] = ()
+    versions: Mapping[ModelName, Annotated[tuple[Version, ...], Field(min_length=1)]] = {}
+
+    @model_validator(mode="after")
+    def _lists_versions_of_models_served(self) -> Self:
+        for name in self.versions:
+            if self.models and name not in self.models:
+                raise ValueError(f"versions of {name!r}; expected of one of models: {', '.join(self.models)}")
+        return self
 
 
 class RuntimeConfig(Section):
@@ -102,6 +120,12 @@ class DrainConfig(Section):
     grace_s: Seconds = 30.0
 
 
+class AdminConfig(Section):
+    """Whether callers may load and unload models, `vaeserve.v1.ModelAdmin`."""
+
+    enabled: bool = False
+
+
 class ServiceConfig(Config):
     """All of the service's settings."""
 
@@ -114,3 +138,4 @@ class ServiceConfig(Config):
     limits: LimitsConfig = LimitsConfig()
     connections: ConnectionsConfig = ConnectionsConfig()
     drain: DrainConfig = DrainConfig()
+    admin: AdminConfig = AdminConfig()

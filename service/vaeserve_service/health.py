@@ -27,7 +27,9 @@ class Health(health_pb2_grpc.HealthServicer):
         return self._states[""] == SERVING
 
     def set(self, name: str, *, serving: bool) -> None:
-        """Set the state of a name."""
+        """Set the state of a name, unless it is closed."""
+        if self._closed:
+            return
         self._states[name] = SERVING if serving else NOT_SERVING
         self._wake()
 
@@ -62,11 +64,12 @@ class Health(health_pb2_grpc.HealthServicer):
         del context
         last = None
         while True:
-            changed = self._changed
+            # As they were before the state is told: what happens while it is written is for the next turn.
+            changed, closed = self._changed, self._closed
             state = self._states.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
             if state != last:
                 yield health_pb2.HealthCheckResponse(status=state)
                 last = state
-            if self._closed:
+            if closed:
                 return
             await changed.wait()

@@ -10,6 +10,7 @@ from vaeserve import __version__
 from vaeserve_service import runtime
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LOAD_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
 
 
@@ -52,6 +53,20 @@ class Metrics:
             "1 for each version served.",
             ("model", "version"),
             registry=self._registry,
+        )
+        self._load_seconds = Histogram(
+            "vaeserve_model_load_seconds",
+            "Time from a version's files to its first answer.",
+            ("model",),
+            buckets=LOAD_BUCKETS,
+            registry=self._registry,
+        )
+        self._loads = Counter("vaeserve_model_loads", "Versions loaded.", ("model",), registry=self._registry)
+        self._load_failures = Counter(
+            "vaeserve_model_load_failures", "Versions that failed to load.", ("model",), registry=self._registry
+        )
+        self._poll_failures = Counter(
+            "vaeserve_repository_poll_failures", "Times that a folder couldn't be read.", registry=self._registry
         )
 
         self._denied = Counter(
@@ -101,6 +116,30 @@ class Metrics:
             "When the first certificate of the chain expires.",
             registry=self._registry,
         ).set_function(expires)
+
+    def retire(self, model: str, version: str) -> None:
+        """Show a model no more that isn't served; what it has counted stays until it is forgotten."""
+        self._active.remove(model, version)
+        self._queue_rows.remove(model, version)
+
+    def forget(self, model: str, version: str) -> None:
+        """Drop a version's series, or they would grow with every version that ever was."""
+        for metric in (self._requests, self._batch_rows):
+            metric.remove_by_labels({"model": model, "version": version})
+
+    def loaded(self, model: str, seconds: float) -> None:
+        """Count a version that has been loaded."""
+        self._loads.labels(model).inc()
+        self._load_failures.labels(model)  # from 0, or the first failure would be no increase
+        self._load_seconds.labels(model).observe(seconds)
+
+    def load_failed(self, model: str) -> None:
+        """Count a version that failed to load."""
+        self._load_failures.labels(model).inc()
+
+    def poll_failed(self) -> None:
+        """Count a look at the repository that failed."""
+        self._poll_failures.inc()
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

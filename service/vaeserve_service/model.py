@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -46,10 +47,10 @@ class Model:
         self._signature = bundle.manifest.signature
         self._features = bundle.manifest.signature.features
         self._noise = bundle.noise
-        self._runtime = runtime
         self._request_rows = config.limits.request_rows
+        # Not a method of this model's: then it is freed with its last call, and waits for no collector of cycles.
         self._batcher: Batcher[Operation] = Batcher(
-            self._compute,
+            partial(_compute, runtime, bundle.noise),
             runners=runners,
             max_rows=config.batching.max_rows,
             queue_rows=config.limits.queue_rows,
@@ -128,14 +129,15 @@ class Model:
         if rows > self._request_rows:
             raise OutOfRangeError(f"{name}: {rows} rows in a request; the service takes {self._request_rows} at most")
 
-    def _compute(self, operation: Operation, inputs: Arrays) -> Arrays:
-        match operation.name:
-            case "encode":
-                return self._runtime.encode(inputs)
-            case "reconstruct":
-                return self._runtime.reconstruct(inputs)
-            case "decode":
-                return self._runtime.decode(inputs["z"])
-            case "score":
-                noise = draw_noise(self._noise, operation.samples, seed=operation.seed)
-                return self._runtime.score(inputs, noise, by_feature=operation.by_feature)
+
+def _compute(runtime: Runtime, points: NDArray[np.float32], operation: Operation, inputs: Arrays) -> Arrays:
+    match operation.name:
+        case "encode":
+            return runtime.encode(inputs)
+        case "reconstruct":
+            return runtime.reconstruct(inputs)
+        case "decode":
+            return runtime.decode(inputs["z"])
+        case "score":
+            noise = draw_noise(points, operation.samples, seed=operation.seed)
+            return runtime.score(inputs, noise, by_feature=operation.by_feature)

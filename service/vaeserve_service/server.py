@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from vaeserve.errors import ConfigError
+from vaeserve_service import admin
 from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
 from vaeserve_service.batcher import Runners
@@ -22,11 +23,13 @@ from vaeserve_service.connections import channel_options
 from vaeserve_service.cpus import available_cpus
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
+from vaeserve_service.loading import Loader
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.repository import Repository
 from vaeserve_service.servicers import SERVICE, VaeService, methods
 from vaeserve_service.tls import Certificates
 from vaeserve_service.transport import generic_handler
+from vaeserve_service.watcher import Watcher
 
 log = structlog.get_logger()
 
@@ -55,15 +58,21 @@ async def serve(
     callers that can't be used; before either port opens, or with both closed again.
     """
     runners = config.runtime.runners or available_cpus()
-    metrics, health = Metrics(), Health()
+    metrics, health, repository = Metrics(), Health(), Repository()
     certificates = _certificates(config, metrics)
     access = _access(config, metrics)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(runners, thread_name_prefix="runner"))
-        repository = Repository.load(config, runners=Runners(executor, runners), metrics=metrics)
-        for model in repository:
-            metrics.watch(model.name, model.version, partial(getattr, model, "waiting_rows"))
-        server = _grpc_server(config, repository, health, metrics, access)
+        watcher = Watcher(
+            config,
+            repository=repository,
+            loader=Loader(config, runners=Runners(executor, runners), metrics=metrics),
+            metrics=metrics,
+            health=health,
+            executor=stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="repository")),
+        )
+        await watcher.start()
+        server = _grpc_server(config, repository, watcher, health, metrics, access)
         grpc_port = _listen(server, config, certificates)
         http_port = stack.enter_context(
             serve_http(
@@ -75,12 +84,14 @@ async def serve(
             )
         )
         await server.start()
-        _say_ready(health, repository)
+        watcher.when_complete(partial(_say_ready, health, config))
+        watching = asyncio.create_task(watcher.watch())
         log.info("serving", grpc_port=grpc_port, http_port=http_port, models=repository.names())
         on_started(Started(grpc_port, http_port, runners, repository))
 
         await stop.wait()
         log.info("draining", lame_duck_s=config.drain.lame_duck_s, grace_s=config.drain.grace_s)
+        watching.cancel()
         # Callers hear of it first, and go elsewhere before they would be refused.
         health.close()
         await asyncio.sleep(config.drain.lame_duck_s)
@@ -123,7 +134,12 @@ def _access(config: ServiceConfig, metrics: Metrics) -> Access | None:
 
 
 def _grpc_server(
-    config: ServiceConfig, repository: Repository, health: Health, metrics: Metrics, access: Access | None
+    config: ServiceConfig,
+    repository: Repository,
+    watcher: Watcher,
+    health: Health,
+    metrics: Metrics,
+    access: Access | None,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[Gate(access)] if access else None,
@@ -134,11 +150,14 @@ def _grpc_server(
             *channel_options(config.connections),
         ],
     )
-    service = VaeService(repository, most_elements=config.limits.tensor_elements)
-    server.add_generic_rpc_handlers((generic_handler(SERVICE, methods(service), models=repository, metrics=metrics),))
+    handlers = {SERVICE: methods(VaeService(repository, most_elements=config.limits.tensor_elements))}
+    if config.admin.enabled:
+        handlers[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
+    for name, rpcs in handlers.items():
+        server.add_generic_rpc_handlers((generic_handler(name, rpcs, models=repository, metrics=metrics),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.server.reflection:
-        names = (SERVICE, health_service.SERVICE, reflection.SERVICE_NAME)
+        names = (*handlers, health_service.SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     return server
 
@@ -153,6 +172,8 @@ def _listen(server: grpc.aio.Server, config: ServiceConfig, certificates: Certif
         raise ConfigError(f"server.grpc_port: can't listen on {address}; expected a free port of this host") from None
 
 
-def _say_ready(health: Health, repository: Repository) -> None:
-    for name in ("", SERVICE, *repository.names()):
+def _say_ready(health: Health, config: ServiceConfig) -> None:
+    """Say that the service serves, as it has all that the settings name; what is unloaded later doesn't change it."""
+    for name in ("", SERVICE, *([admin.SERVICE] if config.admin.enabled else [])):
         health.set(name, serving=True)
+    log.info("ready")

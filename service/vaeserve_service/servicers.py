@@ -11,12 +11,13 @@ from vaeserve.scores import ScoreOptions, Scores
 from vaeserve.tensors import from_tensor, to_tensor, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve_service.model import Model
-from vaeserve_service.repository import Repository
+from vaeserve_service.repository import Repository, State, VersionState
 from vaeserve_service.runtime import Arrays
 
 SERVICE = "vaeserve.v1.VaeService"
 
 _BOUNDS = {enum: bound for bound, enum in BOUNDS.items()}
+_STATES = {State.LOADING: pb.LOADING, State.READY: pb.READY, State.FAILED: pb.FAILED}
 _METHODS = {enum: method for method, enum in METHODS.items()}
 
 
@@ -78,8 +79,12 @@ class VaeService:
     async def list_models(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
         """Return every model's versions."""
         del request
-        names = self._repository.names()
-        return pb.ListModelsResponse(models=[pb.Model(name=name, versions=self._versions(name)) for name in names])
+        return pb.ListModelsResponse(
+            models=[
+                pb.Model(name=name, versions=map(version_state, versions))
+                for name, versions in self._repository.states().items()
+            ]
+        )
 
     async def get_model(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
         """Return a model's signature and manifest."""
@@ -97,7 +102,7 @@ class VaeService:
                 for column in signature.columns
             ],
             manifest=model.manifest_json,
-            versions=self._versions(model.name),
+            versions=map(version_state, self._repository.states_of(model.name)),
         )
 
     def _model(self, spec: pb.ModelSpec) -> Model:
@@ -116,8 +121,10 @@ class VaeService:
     def _array(self, tensor: pb.Tensor, where: str) -> NDArray[Any]:
         return from_tensor(tensor, where, most_elements=self._most_elements)
 
-    def _versions(self, name: str) -> list[pb.ModelVersion]:
-        return [pb.ModelVersion(version=model.version, state=pb.READY) for model in self._repository.versions(name)]
+
+def version_state(version: VersionState) -> pb.ModelVersion:
+    """Return how a version fares, as it is said on the wire."""
+    return pb.ModelVersion(version=version.version, state=_STATES[version.state], reason=version.reason)
 
 
 def _options(request: pb.ScoreRequest) -> ScoreOptions:

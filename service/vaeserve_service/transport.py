@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Container, Mapping
+from typing import Any
 
 import grpc
 import structlog
@@ -21,28 +21,19 @@ LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
 RETRY_MS = 100
 
 
-class KnowsModels(Protocol):
-    """What tells the models that may be named in a metric's label."""
-
-    def names(self) -> list[str]:
-        """Return the models' names."""
-        ...
-
-
 def generic_handler(
     service: str,
     methods: Mapping[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]],
     *,
-    models: KnowsModels,
+    models: Container[str],
     metrics: Metrics,
 ) -> grpc.GenericRpcHandler:
-    """Return gRPC's handler of a service's unary methods."""
-    served = frozenset(models.names())
+    """Return gRPC's handler of a service's unary methods; `models` are the names that a metric's label may have."""
     return grpc.method_handlers_generic_handler(
         service,
         {
             name: grpc.unary_unary_rpc_method_handler(
-                _unary(name, request_type, handle, served=served, metrics=metrics),
+                _unary(name, request_type, handle, models=models, metrics=metrics),
                 # Requests are parsed below, so that a malformed one gets the caller's code and not ours.
                 response_serializer=lambda response: response.SerializeToString(),
             )
@@ -56,7 +47,7 @@ def _unary(
     request_type: type[Message],
     handle: Callable[[Any], Awaitable[Message]],
     *,
-    served: frozenset[str],
+    models: Container[str],
     metrics: Metrics,
 ) -> Callable[[bytes, "grpc.aio.ServicerContext[bytes, Message]"], Awaitable[Message]]:
     async def call(content: bytes, context: "grpc.aio.ServicerContext[bytes, Message]") -> Message:
@@ -67,7 +58,7 @@ def _unary(
         code = grpc.StatusCode.CANCELLED
         try:
             request = _parse(request_type, content)
-            model = _label(request, served)
+            model = _label(request, models)
             response = await handle(request)
             version = _version(response)
             code = grpc.StatusCode.OK
@@ -118,10 +109,10 @@ def _parse(request_type: type[Message], content: bytes) -> Message:
         ) from None
 
 
-def _label(request: Any, served: frozenset[str]) -> str:
+def _label(request: Any, models: Container[str]) -> str:
     """Return the model's name where it is one that is served: callers can't add labels."""
     name = request.model.name if "model" in request.DESCRIPTOR.fields_by_name else ""
-    return name if name in served else ""
+    return name if name in models else ""
 
 
 def _version(response: Any) -> str:

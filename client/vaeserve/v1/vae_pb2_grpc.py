@@ -402,3 +402,129 @@ class VaeService(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ModelAdminStub(object):
+    """What is served, at an operator's call; off unless the service's settings
+    enable it. Calls are worked off one at a time.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Load = channel.unary_unary(
+                '/vaeserve.v1.ModelAdmin/Load',
+                request_serializer=vaeserve_dot_v1_dot_vae__pb2.LoadRequest.SerializeToString,
+                response_deserializer=vaeserve_dot_v1_dot_vae__pb2.LoadResponse.FromString,
+                _registered_method=True)
+        self.Unload = channel.unary_unary(
+                '/vaeserve.v1.ModelAdmin/Unload',
+                request_serializer=vaeserve_dot_v1_dot_vae__pb2.UnloadRequest.SerializeToString,
+                response_deserializer=vaeserve_dot_v1_dot_vae__pb2.UnloadResponse.FromString,
+                _registered_method=True)
+
+
+class ModelAdminServicer(object):
+    """What is served, at an operator's call; off unless the service's settings
+    enable it. Calls are worked off one at a time.
+    """
+
+    def Load(self, request, context):
+        """Answers once the version serves: the newest on disk if none is named. What
+        the service wouldn't serve by its settings is served until it is unloaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Answers once no new call reaches the version, or the model if no version is
+        named; calls in flight are answered. It stays unloaded until it is loaded
+        or its files change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ModelAdminServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=vaeserve_dot_v1_dot_vae__pb2.LoadRequest.FromString,
+                    response_serializer=vaeserve_dot_v1_dot_vae__pb2.LoadResponse.SerializeToString,
+            ),
+            'Unload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unload,
+                    request_deserializer=vaeserve_dot_v1_dot_vae__pb2.UnloadRequest.FromString,
+                    response_serializer=vaeserve_dot_v1_dot_vae__pb2.UnloadResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'vaeserve.v1.ModelAdmin', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('vaeserve.v1.ModelAdmin', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class ModelAdmin(object):
+    """What is served, at an operator's call; off unless the service's settings
+    enable it. Calls are worked off one at a time.
+    """
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vaeserve.v1.ModelAdmin/Load',
+            vaeserve_dot_v1_dot_vae__pb2.LoadRequest.SerializeToString,
+            vaeserve_dot_v1_dot_vae__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vaeserve.v1.ModelAdmin/Unload',
+            vaeserve_dot_v1_dot_vae__pb2.UnloadRequest.SerializeToString,
+            vaeserve_dot_v1_dot_vae__pb2.UnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -132,3 +132,67 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_vae_pb2.GetModelResponse, _abc.Awaitable[_vae_pb2.GetModelResponse]]: ...
 
 def add_VaeServiceServicer_to_server(servicer: VaeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class ModelAdminStub:
+    """What is served, at an operator's call; off unless the service's settings
+    enable it. Calls are worked off one at a time.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> ModelAdminAsyncStub: ...
+    Load: _grpc.UnaryUnaryMultiCallable[_vae_pb2.LoadRequest, _vae_pb2.LoadResponse]
+    """Answers once the version serves: the newest on disk if none is named. What
+    the service wouldn't serve by its settings is served until it is unloaded.
+    """
+    Unload: _grpc.UnaryUnaryMultiCallable[_vae_pb2.UnloadRequest, _vae_pb2.UnloadResponse]
+    """Answers once no new call reaches the version, or the model if no version is
+    named; calls in flight are answered. It stays unloaded until it is loaded
+    or its files change.
+    """
+
+@_typing.type_check_only
+class ModelAdminAsyncStub(ModelAdminStub):
+    """What is served, at an operator's call; off unless the service's settings
+    enable it. Calls are worked off one at a time.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Load: _aio.UnaryUnaryMultiCallable[_vae_pb2.LoadRequest, _vae_pb2.LoadResponse]  # type: ignore[assignment]
+    """Answers once the version serves: the newest on disk if none is named. What
+    the service wouldn't serve by its settings is served until it is unloaded.
+    """
+    Unload: _aio.UnaryUnaryMultiCallable[_vae_pb2.UnloadRequest, _vae_pb2.UnloadResponse]  # type: ignore[assignment]
+    """Answers once no new call reaches the version, or the model if no version is
+    named; calls in flight are answered. It stays unloaded until it is loaded
+    or its files change.
+    """
+
+class ModelAdminServicer(metaclass=_abc_1.ABCMeta):
+    """What is served, at an operator's call; off unless the service's settings
+    enable it. Calls are worked off one at a time.
+    """
+
+    @_abc_1.abstractmethod
+    def Load(
+        self,
+        request: _vae_pb2.LoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vae_pb2.LoadResponse, _abc.Awaitable[_vae_pb2.LoadResponse]]:
+        """Answers once the version serves: the newest on disk if none is named. What
+        the service wouldn't serve by its settings is served until it is unloaded.
+        """
+
+    @_abc_1.abstractmethod
+    def Unload(
+        self,
+        request: _vae_pb2.UnloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vae_pb2.UnloadResponse, _abc.Awaitable[_vae_pb2.UnloadResponse]]:
+        """Answers once no new call reaches the version, or the model if no version is
+        named; calls in flight are answered. It stays unloaded until it is loaded
+        or its files change.
+        """
+
+def add_ModelAdminServicer_to_server(servicer: ModelAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
