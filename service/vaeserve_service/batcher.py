@@ -163,7 +163,7 @@ class Batcher(Generic[K]):
     @property
     def waiting_rows(self) -> int:
         """How many rows wait for a runner."""
-        return sum(queue.waiting_weight for queue in self._queues.values())
+        return sum(queue.waiting_weight for queue in tuple(self._queues.values()))  # another thread may ask
 
     @property
     def waiting_bytes(self) -> int:

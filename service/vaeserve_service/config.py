@@ -87,11 +87,12 @@ class BatchingConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What a request may be, and how many rows of how many bytes may wait for a model."""
+    """What a request may be, how many of a stream are computed at once, and what may wait for a model."""
 
     message_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 * 2**20
     tensor_elements: Count = 2**24
     request_rows: Count = 100_000
+    stream_requests: Count = 128
     queue_rows: Count = 200_000
     queue_bytes: Count = 256 * 2**20
 

@@ -10,6 +10,7 @@ from functools import partial
 
 import grpc
 import structlog
+import uvloop
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -115,7 +116,8 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
             loop.add_signal_handler(number, on_signal)
         await serve(config, stop=stop, on_started=on_started)
 
-    asyncio.run(until_signalled())
+    # A sixth off what a call costs.
+    uvloop.run(until_signalled())
 
 
 def _certificates(config: ServiceConfig, metrics: Metrics) -> Certificates | None:
@@ -150,11 +152,17 @@ def _grpc_server(
             *channel_options(config.connections),
         ],
     )
-    handlers = {SERVICE: methods(VaeService(repository, most_elements=config.limits.tensor_elements))}
+    handlers = {
+        SERVICE: methods(
+            VaeService(
+                repository, most_elements=config.limits.tensor_elements, stream_requests=config.limits.stream_requests
+            )
+        )
+    }
     if config.admin.enabled:
         handlers[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
     for name, rpcs in handlers.items():
-        server.add_generic_rpc_handlers((generic_handler(name, rpcs, models=repository, metrics=metrics),))
+        server.add_generic_rpc_handlers((generic_handler(name, rpcs, metrics=metrics),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.server.reflection:
         names = (*handlers, health_service.SERVICE, reflection.SERVICE_NAME)

@@ -1,16 +1,20 @@
 """The RPCs: message in, message or our error out. What carries them is `transport`'s business."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from numpy.typing import NDArray
 
-from vaeserve.errors import InvalidInputError
+from vaeserve.errors import InvalidInputError, VaeserveError
 from vaeserve.messages import BOUNDS, INPUT_DTYPES, METHODS
-from vaeserve.scores import ScoreOptions, Scores
+from vaeserve.scores import Bound, ScoreOptions
 from vaeserve.tensors import from_tensor, to_tensor, to_tensors
 from vaeserve.v1 import vae_pb2 as pb
+from vaeserve_service.call import Call, Method
 from vaeserve_service.model import Model
+from vaeserve_service.packed import score_response
+from vaeserve_service.pipeline import in_order
 from vaeserve_service.repository import Repository, State, VersionState
 from vaeserve_service.runtime import Arrays
 
@@ -24,13 +28,14 @@ _METHODS = {enum: method for method, enum in METHODS.items()}
 class VaeService:
     """`vaeserve.v1.VaeService` over a repository."""
 
-    def __init__(self, repository: Repository, *, most_elements: int) -> None:
+    def __init__(self, repository: Repository, *, most_elements: int, stream_requests: int) -> None:
         self._repository = repository
         self._most_elements = most_elements
+        self._stream_requests = stream_requests
 
-    async def encode(self, request: pb.EncodeRequest) -> pb.EncodeResponse:
+    async def encode(self, request: pb.EncodeRequest, call: Call) -> pb.EncodeResponse:
         """Return the rows' posteriors."""
-        model = self._model(request.model)
+        model = self._model(request.model, call)
         outputs = await model.encode(self._inputs(request.inputs))
         return pb.EncodeResponse(
             model=_spec(model),
@@ -39,35 +44,48 @@ class VaeService:
             status=outputs["status"].tolist(),
         )
 
-    async def decode(self, request: pb.DecodeRequest) -> pb.DecodeResponse:
+    async def decode(self, request: pb.DecodeRequest, call: Call) -> pb.DecodeResponse:
         """Return the latents' reconstructions."""
-        model = self._model(request.model)
+        model = self._model(request.model, call)
         outputs = await model.decode(self._array(request.latents, "latents"))
         return pb.DecodeResponse(model=_spec(model), outputs=to_tensors(outputs))
 
-    async def reconstruct(self, request: pb.ReconstructRequest) -> pb.ReconstructResponse:
+    async def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> pb.ReconstructResponse:
         """Return the rows' reconstructions."""
-        model = self._model(request.model)
+        model = self._model(request.model, call)
         outputs = await model.reconstruct(self._inputs(request.inputs))
         status = outputs.pop("status").tolist()
         return pb.ReconstructResponse(model=_spec(model), outputs=to_tensors(outputs), status=status)
 
-    async def score(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
-        """Return the rows' scores."""
-        model = self._model(request.model)
+    async def score(self, request: pb.ScoreRequest, call: Call) -> bytes:
+        """Return the rows' scores, a ScoreResponse."""
+        model = self._model(request.model, call)
         scores = await model.score(self._inputs(request.inputs), _options(request))
-        return _score_response(model, scores)
+        return score_response(scores, request_id=request.request_id)
 
-    async def generate(self, request: pb.GenerateRequest) -> pb.GenerateResponse:
+    def score_stream(self, requests: AsyncIterator[pb.ScoreRequest], call: Call) -> AsyncIterator[bytes]:
+        """Yield a ScoreResponse for each request, in order."""
+        return in_order(requests, partial(self._score_next, call=call), most=self._stream_requests)
+
+    async def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> bytes:
+        """Return a streamed request's scores; an error names the request."""
+        try:
+            return await self.score(request, call)
+        except VaeserveError as error:
+            if request.request_id:
+                raise type(error)(f"request_id {request.request_id!r}: {error}") from error
+            raise
+
+    async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """Return the reconstructions of draws from the prior."""
-        model = self._model(request.model)
+        model = self._model(request.model, call)
         temperature = request.temperature if request.HasField("temperature") else 1.0
         outputs = await model.generate(request.count, seed=request.seed, temperature=temperature)
         return pb.GenerateResponse(model=_spec(model), outputs=to_tensors(outputs))
 
-    async def interpolate(self, request: pb.InterpolateRequest) -> pb.InterpolateResponse:
+    async def interpolate(self, request: pb.InterpolateRequest, call: Call) -> pb.InterpolateResponse:
         """Return the reconstructions along the path between two latents."""
-        model = self._model(request.model)
+        model = self._model(request.model, call)
         if request.method not in _METHODS:
             raise InvalidInputError(f"method: {request.method}; expected LINEAR or SPHERICAL")
         start, end = self._array(request.start, "start"), self._array(request.end, "end")
@@ -76,9 +94,9 @@ class VaeService:
             model=_spec(model), outputs=to_tensors(outputs), latents=to_tensor(latents, "latents")
         )
 
-    async def list_models(self, request: pb.ListModelsRequest) -> pb.ListModelsResponse:
+    async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
         """Return every model's versions."""
-        del request
+        del request, call
         return pb.ListModelsResponse(
             models=[
                 pb.Model(name=name, versions=map(version_state, versions))
@@ -86,9 +104,9 @@ class VaeService:
             ]
         )
 
-    async def get_model(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
+    async def get_model(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
         """Return a model's signature and manifest."""
-        model = self._model(request.model)
+        model = self._model(request.model, call)
         signature = model.manifest.signature
         return pb.GetModelResponse(
             model=_spec(model),
@@ -105,10 +123,12 @@ class VaeService:
             versions=map(version_state, self._repository.states_of(model.name)),
         )
 
-    def _model(self, spec: pb.ModelSpec) -> Model:
+    def _model(self, spec: pb.ModelSpec, call: Call) -> Model:
         if not spec.name:
             raise InvalidInputError(f"model.name: empty; expected one of {', '.join(self._repository.names())}")
-        return self._repository.get(spec.name, spec.version)
+        model = self._repository.get(spec.name, spec.version)
+        call.model, call.version = model.name, model.version
+        return model
 
     def _inputs(self, tensors: Sequence[pb.Tensor]) -> Arrays:
         inputs: dict[str, NDArray[Any]] = {}
@@ -130,48 +150,37 @@ def version_state(version: VersionState) -> pb.ModelVersion:
 def _options(request: pb.ScoreRequest) -> ScoreOptions:
     if request.bound not in _BOUNDS:
         raise InvalidInputError(f"bound: {request.bound}; expected ELBO or IWAE")
-    return ScoreOptions(
-        num_samples=request.num_samples if request.HasField("num_samples") else None,
-        bound=_BOUNDS[request.bound],
-        seed=request.seed if request.HasField("seed") else None,
-        false_positive_rate=(request.false_positive_rate if request.HasField("false_positive_rate") else None),
-        top_features=request.top_features,
+    return _checked(
+        request.num_samples if request.HasField("num_samples") else None,
+        _BOUNDS[request.bound],
+        request.seed if request.HasField("seed") else None,
+        request.false_positive_rate if request.HasField("false_positive_rate") else None,
+        request.top_features,
     )
 
 
-def _score_response(model: Model, scores: Scores) -> pb.ScoreResponse:
-    return pb.ScoreResponse(
-        model=_spec(model),
-        score=scores.score.tolist(),
-        elbo=scores.elbo.tolist(),
-        log_likelihood=scores.log_likelihood.tolist(),
-        kl=scores.kl.tolist(),
-        p_value=scores.p_value.tolist(),
-        anomalous=scores.anomalous.tolist(),
-        status=scores.status.tolist(),
-        attributions=[
-            pb.Attributions(
-                features=[attribution.feature for attribution in row],
-                excess=[attribution.excess for attribution in row],
-            )
-            for row in scores.attributions
-        ],
-    )
+@lru_cache
+def _checked(
+    num_samples: int | None, bound: Bound, seed: int | None, false_positive_rate: float | None, top_features: int
+) -> ScoreOptions:
+    """Return options; callers send the same ones again and again, and checking them costs more than that."""
+    return ScoreOptions(num_samples, bound, seed, false_positive_rate, top_features)
 
 
 def _spec(model: Model) -> pb.ModelSpec:
     return pb.ModelSpec(name=model.name, version=model.version)
 
 
-def methods(service: VaeService) -> Mapping[str, tuple[Any, Any]]:
-    """Return each RPC's request type and handler, by its name on the wire."""
+def methods(service: VaeService) -> dict[str, Method]:
+    """Return the RPCs by their names on the wire."""
     return {
-        "Encode": (pb.EncodeRequest, service.encode),
-        "Decode": (pb.DecodeRequest, service.decode),
-        "Reconstruct": (pb.ReconstructRequest, service.reconstruct),
-        "Score": (pb.ScoreRequest, service.score),
-        "Generate": (pb.GenerateRequest, service.generate),
-        "Interpolate": (pb.InterpolateRequest, service.interpolate),
-        "ListModels": (pb.ListModelsRequest, service.list_models),
-        "GetModel": (pb.GetModelRequest, service.get_model),
+        "Encode": Method(pb.EncodeRequest, service.encode),
+        "Decode": Method(pb.DecodeRequest, service.decode),
+        "Reconstruct": Method(pb.ReconstructRequest, service.reconstruct),
+        "Score": Method(pb.ScoreRequest, service.score),
+        "ScoreStream": Method(pb.ScoreRequest, service.score_stream, streaming=True),
+        "Generate": Method(pb.GenerateRequest, service.generate),
+        "Interpolate": Method(pb.InterpolateRequest, service.interpolate),
+        "ListModels": Method(pb.ListModelsRequest, service.list_models),
+        "GetModel": Method(pb.GetModelRequest, service.get_model),
     }

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Container, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -12,7 +13,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from vaeserve.errors import InternalError, InvalidInputError, OverloadedError, VaeserveError
 from vaeserve.status import code_of
+from vaeserve_service.call import Call, Method
 from vaeserve_service.metrics import Metrics
+
+T = TypeVar("T")
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, Message | bytes]"
 
 log = structlog.get_logger()
 
@@ -21,69 +26,72 @@ LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
 RETRY_MS = 100
 
 
-def generic_handler(
-    service: str,
-    methods: Mapping[str, tuple[type[Message], Callable[[Any], Awaitable[Message]]]],
-    *,
-    models: Container[str],
-    metrics: Metrics,
-) -> grpc.GenericRpcHandler:
-    """Return gRPC's handler of a service's unary methods; `models` are the names that a metric's label may have."""
-    return grpc.method_handlers_generic_handler(
-        service,
-        {
-            name: grpc.unary_unary_rpc_method_handler(
-                _unary(name, request_type, handle, models=models, metrics=metrics),
-                # Requests are parsed below, so that a malformed one gets the caller's code and not ours.
-                response_serializer=lambda response: response.SerializeToString(),
-            )
-            for name, (request_type, handle) in methods.items()
-        },
-    )
+def generic_handler(service: str, methods: Mapping[str, Method], *, metrics: Metrics) -> grpc.GenericRpcHandler:
+    """Return gRPC's handler of a service's methods."""
+    handlers = {name: _handler(name, method, metrics) for name, method in methods.items()}
+    return grpc.method_handlers_generic_handler(service, handlers)
 
 
-def _unary(
-    rpc: str,
-    request_type: type[Message],
-    handle: Callable[[Any], Awaitable[Message]],
-    *,
-    models: Container[str],
-    metrics: Metrics,
-) -> Callable[[bytes, "grpc.aio.ServicerContext[bytes, Message]"], Awaitable[Message]]:
-    async def call(content: bytes, context: "grpc.aio.ServicerContext[bytes, Message]") -> Message:
-        metrics.started()
-        started = time.perf_counter()
-        model = version = ""
-        # What a call ends with unless it is answered: its caller went away.
-        code = grpc.StatusCode.CANCELLED
-        try:
-            request = _parse(request_type, content)
-            model = _label(request, models)
-            response = await handle(request)
-            version = _version(response)
-            code = grpc.StatusCode.OK
+def _handler(rpc: str, method: Method, metrics: Metrics) -> "grpc.RpcMethodHandler[bytes, Message | bytes]":
+    # Requests are parsed here, so that a malformed one gets the caller's code and not ours.
+    async def unary(content: bytes, context: Context) -> Message | bytes:
+        async def answer(call: Call) -> Message | bytes:
+            response: Message | bytes = await method.handle(_parse(method.request, content), call)
             return response
-        except VaeserveError as error:
-            code = code_of(error)
-            if isinstance(error, InternalError):
-                log.error("internal error", rpc=rpc, model=model, exc_info=error)
-            if isinstance(error, OverloadedError):
-                context.set_trailing_metadata(_retry_later(_clipped(str(error))))
-            await context.abort(code, _clipped(str(error)))
-        except asyncio.CancelledError:
-            remaining = context.time_remaining()
-            if remaining is not None and remaining <= 0:
-                code = grpc.StatusCode.DEADLINE_EXCEEDED
-            raise
-        except Exception as error:  # a defect of ours: said in full to the operator, and in a word to the caller
-            code = grpc.StatusCode.INTERNAL
-            log.error("internal error", rpc=rpc, model=model, exc_info=error)
-            await context.abort(code, "internal error; the service's log has the details")
-        finally:
-            metrics.answered(rpc, model, version, code.name, time.perf_counter() - started)
-        raise AssertionError("abort returned")
 
-    return call
+        return await _carry(answer, Call(rpc), context, metrics)
+
+    async def stream(_: object, context: Context) -> None:
+        async def answer(call: Call) -> None:
+            async with aclosing(method.handle(_requests(method.request, context), call)) as responses:
+                async for response in responses:
+                    await context.write(response)
+
+        await _carry(answer, Call(rpc), context, metrics)
+
+    if method.streaming:
+        return grpc.stream_stream_rpc_method_handler(stream, response_serializer=_serialized)
+    return grpc.unary_unary_rpc_method_handler(unary, response_serializer=_serialized)
+
+
+async def _requests(request_type: type[Message], context: Context) -> AsyncIterator[Message]:
+    while isinstance(content := await context.read(), bytes):  # else it is EOF
+        yield _parse(request_type, content)
+
+
+async def _carry(answer: Callable[[Call], Awaitable[T]], call: Call, context: Context, metrics: Metrics) -> T:
+    """Answer a call, count it, and end it with the code of what was raised."""
+    metrics.started()
+    started = time.perf_counter()
+    # What a call ends with unless it is answered: its caller went away.
+    code = grpc.StatusCode.CANCELLED
+    try:
+        answered = await answer(call)
+        code = grpc.StatusCode.OK
+        return answered
+    except VaeserveError as error:
+        code = code_of(error)
+        if isinstance(error, InternalError):
+            log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
+        if isinstance(error, OverloadedError):
+            context.set_trailing_metadata(_retry_later(_clipped(str(error))))
+        await context.abort(code, _clipped(str(error)))
+    except asyncio.CancelledError:
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+        raise
+    except Exception as error:  # a defect of ours: said in full to the operator, and in a word to the caller
+        code = grpc.StatusCode.INTERNAL
+        log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
+        await context.abort(code, "internal error; the service's log has the details")
+    finally:
+        metrics.answered(call.rpc, call.model, call.version, code.name, time.perf_counter() - started)
+    raise AssertionError("abort returned")
+
+
+def _serialized(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _clipped(message: str) -> str:
@@ -107,13 +115,3 @@ def _parse(request_type: type[Message], content: bytes) -> Message:
         raise InvalidInputError(
             f"request: {len(content)} bytes that are no {request_type.DESCRIPTOR.full_name}"
         ) from None
-
-
-def _label(request: Any, models: Container[str]) -> str:
-    """Return the model's name where it is one that is served: callers can't add labels."""
-    name = request.model.name if "model" in request.DESCRIPTOR.fields_by_name else ""
-    return name if name in models else ""
-
-
-def _version(response: Any) -> str:
-    return response.model.version if "model" in response.DESCRIPTOR.fields_by_name else ""

@@ -369,6 +369,7 @@ class ScoreRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     FALSE_POSITIVE_RATE_FIELD_NUMBER: _builtins.int
     TOP_FEATURES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     num_samples: _builtins.int
     """How many noise points the bound is averaged over; the model's default if
     not given. p-values hold for the default alone.
@@ -382,6 +383,8 @@ class ScoreRequest(_message.Message):
     """
     top_features: _builtins.int
     """How many features to name for each row, most surprising first."""
+    request_id: _builtins.str
+    """Any text; the answer has it too."""
     @_builtins.property
     def model(self) -> Global___ModelSpec: ...
     @_builtins.property
@@ -396,10 +399,11 @@ class ScoreRequest(_message.Message):
         seed: _builtins.int | None = ...,
         false_positive_rate: _builtins.float | None = ...,
         top_features: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_false_positive_rate", b"_false_positive_rate", "_num_samples", b"_num_samples", "_seed", b"_seed", "false_positive_rate", b"false_positive_rate", "model", b"model", "num_samples", b"num_samples", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_false_positive_rate", b"_false_positive_rate", "_num_samples", b"_num_samples", "_seed", b"_seed", "bound", b"bound", "false_positive_rate", b"false_positive_rate", "inputs", b"inputs", "model", b"model", "num_samples", b"num_samples", "seed", b"seed", "top_features", b"top_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_false_positive_rate", b"_false_positive_rate", "_num_samples", b"_num_samples", "_seed", b"_seed", "bound", b"bound", "false_positive_rate", b"false_positive_rate", "inputs", b"inputs", "model", b"model", "num_samples", b"num_samples", "request_id", b"request_id", "seed", b"seed", "top_features", b"top_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__false_positive_rate: _TypeAlias = _typing.Literal["false_positive_rate"]  # noqa: Y015
     _WhichOneofArgType__false_positive_rate: _TypeAlias = _typing.Literal["_false_positive_rate", b"_false_positive_rate"]  # noqa: Y015
@@ -459,6 +463,9 @@ class ScoreResponse(_message.Message):
     ANOMALOUS_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     ATTRIBUTIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """the request's"""
     @_builtins.property
     def model(self) -> Global___ModelSpec: ...
     @_builtins.property
@@ -501,10 +508,11 @@ class ScoreResponse(_message.Message):
         anomalous: _abc.Iterable[_builtins.bool] | None = ...,
         status: _abc.Iterable[Global___RowStatus.ValueType] | None = ...,
         attributions: _abc.Iterable[Global___Attributions] | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomalous", b"anomalous", "attributions", b"attributions", "elbo", b"elbo", "kl", b"kl", "log_likelihood", b"log_likelihood", "model", b"model", "p_value", b"p_value", "score", b"score", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomalous", b"anomalous", "attributions", b"attributions", "elbo", b"elbo", "kl", b"kl", "log_likelihood", b"log_likelihood", "model", b"model", "p_value", b"p_value", "request_id", b"request_id", "score", b"score", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -54,6 +54,11 @@ class VaeServiceStub(object):
                 request_serializer=vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/vaeserve.v1.VaeService/ScoreStream',
+                request_serializer=vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_unary(
                 '/vaeserve.v1.VaeService/Generate',
                 request_serializer=vaeserve_dot_v1_dot_vae__pb2.GenerateRequest.SerializeToString,
@@ -107,6 +112,14 @@ class VaeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreStream(self, request_iterator, context):
+        """Score of many requests over one stream, answered in their order. A request
+        that can't be answered ends the stream, after the answers to those before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Generate(self, request, context):
         """Decode of draws from N(0, I): rows like those of training, invented.
         """
@@ -153,6 +166,11 @@ def add_VaeServiceServicer_to_server(servicer, server):
             ),
             'Score': grpc.unary_unary_rpc_method_handler(
                     servicer.Score,
+                    request_deserializer=vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.FromString,
+                    response_serializer=vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
                     request_deserializer=vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.FromString,
                     response_serializer=vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.SerializeToString,
             ),
@@ -283,6 +301,33 @@ class VaeService(object):
             request,
             target,
             '/vaeserve.v1.VaeService/Score',
+            vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.SerializeToString,
+            vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vaeserve.v1.VaeService/ScoreStream',
             vaeserve_dot_v1_dot_vae__pb2.ScoreRequest.SerializeToString,
             vaeserve_dot_v1_dot_vae__pb2.ScoreResponse.FromString,
             options,

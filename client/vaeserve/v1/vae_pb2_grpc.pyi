@@ -43,6 +43,10 @@ class VaeServiceStub:
     """Decode of each row's posterior mean."""
     Score: _grpc.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]
     """How anomalous each row is, in nats, and whether that is rare."""
+    ScoreStream: _grpc.StreamStreamMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]
+    """Score of many requests over one stream, answered in their order. A request
+    that can't be answered ends the stream, after the answers to those before.
+    """
     Generate: _grpc.UnaryUnaryMultiCallable[_vae_pb2.GenerateRequest, _vae_pb2.GenerateResponse]
     """Decode of draws from N(0, I): rows like those of training, invented."""
     Interpolate: _grpc.UnaryUnaryMultiCallable[_vae_pb2.InterpolateRequest, _vae_pb2.InterpolateResponse]
@@ -61,6 +65,10 @@ class VaeServiceAsyncStub(VaeServiceStub):
     """Decode of each row's posterior mean."""
     Score: _aio.UnaryUnaryMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]  # type: ignore[assignment]
     """How anomalous each row is, in nats, and whether that is rare."""
+    ScoreStream: _aio.StreamStreamMultiCallable[_vae_pb2.ScoreRequest, _vae_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Score of many requests over one stream, answered in their order. A request
+    that can't be answered ends the stream, after the answers to those before.
+    """
     Generate: _aio.UnaryUnaryMultiCallable[_vae_pb2.GenerateRequest, _vae_pb2.GenerateResponse]  # type: ignore[assignment]
     """Decode of draws from N(0, I): rows like those of training, invented."""
     Interpolate: _aio.UnaryUnaryMultiCallable[_vae_pb2.InterpolateRequest, _vae_pb2.InterpolateResponse]  # type: ignore[assignment]
@@ -100,6 +108,16 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_vae_pb2.ScoreResponse, _abc.Awaitable[_vae_pb2.ScoreResponse]]:
         """How anomalous each row is, in nats, and whether that is rare."""
+
+    @_abc_1.abstractmethod
+    def ScoreStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_vae_pb2.ScoreRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_vae_pb2.ScoreResponse], _abc.AsyncIterator[_vae_pb2.ScoreResponse]]:
+        """Score of many requests over one stream, answered in their order. A request
+        that can't be answered ends the stream, after the answers to those before.
+        """
 
     @_abc_1.abstractmethod
     def Generate(
