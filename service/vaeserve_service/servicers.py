@@ -61,7 +61,7 @@ class VaeService:
         """Return the rows' scores, a ScoreResponse."""
         model = self._model(request.model, call)
         scores = await model.score(self._inputs(request.inputs), _options(request))
-        return score_response(scores, request_id=request.request_id)
+        return score_response(scores, model=model.name, version=model.version, request_id=request.request_id)
 
     def score_stream(self, requests: AsyncIterator[pb.ScoreRequest], call: Call) -> AsyncIterator[bytes]:
         """Yield a ScoreResponse for each request, in order."""
