@@ -19,7 +19,7 @@ from vaeserve_service import admin
 from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
 from vaeserve_service.config import ServiceConfig
-from vaeserve_service.connections import channel_options
+from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
@@ -55,9 +55,11 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then drain.
 
-    Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken and for certificates or
-    callers that can't be used; before either port opens, or with both closed again.
+    Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken, for certificates or
+    callers that can't be used, and for more connections than the process may have files; before either port opens, or
+    with both closed again.
     """
+    allow_open_files(config.connections)
     metrics, health, repository = Metrics(), Health(), Repository()
     certificates = _certificates(config, metrics)
     access = _access(config, metrics)
