@@ -30,7 +30,9 @@ class Loader:
         if name == LIVENESS:
             raise BundleError(f"{folder}: {name!r} is the health service's name for the process; expected another name")
         bundle = Bundle.open(folder)
-        runtime = Runtime.load(bundle, device=self._config.runtime.device)
+        runtime = Runtime.load(
+            bundle, device=self._config.runtime.device, memory_bytes=self._config.runtime.gpu_memory_bytes
+        )
         for rows in (1, self._config.batching.max_rows):
             _run(runtime, bundle, rows)
         return Model(

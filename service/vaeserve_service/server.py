@@ -58,7 +58,7 @@ async def serve(
     Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken and for certificates or
     callers that can't be used; before either port opens, or with both closed again.
     """
-    runners = config.runtime.runners or available_cpus()
+    runners = config.runtime.runners or (2 if config.runtime.device == "cuda" else available_cpus())
     metrics, health, repository = Metrics(), Health(), Repository()
     certificates = _certificates(config, metrics)
     access = _access(config, metrics)
