@@ -62,10 +62,11 @@ class _Binding:
                 self._binding.bind_ortvalue_input(value.name, buffer)
         gives = {value.name: value for value in session.get_outputs()}
         for name in outputs:
-            if gives[name].type in _DTYPES:
+            if _has_fixed_width(gives[name]):
                 self._outputs[name] = _buffer(session, device, size, gives[name])
                 self._binding.bind_ortvalue_output(name, self._outputs[name])
-        self._strings = [name for name in outputs if name not in self._outputs]
+        self._names = outputs
+        self._unbuffered = [name for name in outputs if name not in self._outputs]
 
     def run(self, rows: Mapping[str, NDArray[Any]], fixed: Mapping[str, NDArray[Any]], count: int) -> Arrays:
         for name, (host, buffer) in self._inputs.items():
@@ -76,14 +77,15 @@ class _Binding:
                 # It stays on the device until it is another: the noise is the same from call to call.
                 self._fixed[name] = array.copy()
                 self._binding.bind_cpu_input(name, self._fixed[name])
-        for name in self._strings:
+                self._binding.synchronize_inputs()
+        for name in self._unbuffered:
             self._binding.bind_output(name, "cpu")  # anew each time, or the last call's must do for this one
         self._session.run_with_iobinding(self._binding)
         # Not `copy_outputs_to_cpu`, which crashes on strings (1.31 and 1.32).
-        strings = self._binding.get_outputs()[len(self._outputs) :] if self._strings else ()
-        computed = self._outputs | dict(zip(self._strings, strings, strict=True))
+        unbuffered = self._binding.get_outputs()[len(self._outputs) :] if self._unbuffered else ()
+        computed = self._outputs | dict(zip(self._unbuffered, unbuffered, strict=True))
         # A copy: of a buffer of the CPU `numpy` is a view.
-        return {name: value.numpy()[:count].copy() for name, value in computed.items()}
+        return {name: computed[name].numpy()[:count].copy() for name in self._names}
 
 
 def power_of_two(count: int) -> int:
@@ -94,6 +96,11 @@ def power_of_two(count: int) -> int:
 def takes_strings(session: Any) -> bool:
     """Tell whether a session has an input that can't be bound."""
     return any(value.type not in _DTYPES for value in session.get_inputs())
+
+
+def _has_fixed_width(value: Any) -> bool:
+    """Tell whether an output can have a buffer: no strings, and of free lengths none but the rows."""
+    return value.type in _DTYPES and all(isinstance(length, int) for length in value.shape[1:])
 
 
 def _buffer(session: Any, device: str, size: int, value: Any) -> Any:
