@@ -170,6 +170,8 @@ class Runtime:
             _check_inputs(bundle.golden, bundle.manifest)
             runtime.check(bundle.golden, bundle.noise[: bundle.manifest.num_samples])
         except (BundleError, InternalError) as error:
+            if "cuDNN is unavailable" in str(error):  # the first call that takes it is the first to look for it
+                raise ConfigError(_not_there(device, _of_cuda(error))) from None
             raise BundleError(f"{bundle.path}: {error}") from None
         return runtime
 
@@ -241,7 +243,7 @@ def _refuse_without_gpu(device: Device) -> None:
     try:
         ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, device)
     except Exception as error:
-        raise ConfigError(_not_there(device, _missing_library() or _cuda_failure(error))) from None
+        raise ConfigError(_not_there(device, _missing_library() or _of_cuda(error) or first_line(error))) from None
 
 
 def _not_there(device: Device, reason: str) -> str:
@@ -260,10 +262,10 @@ def _missing_library() -> str:
     return ""
 
 
-def _cuda_failure(error: Exception) -> str:
-    """Return CUDA's own words of an error of ONNX Runtime's, which stand between where it was and on what host."""
-    words = re.search(r"CUDA failure [^;]+", str(error))
-    return words[0].strip() if words else first_line(error)
+def _of_cuda(error: Exception) -> str:
+    """Return what CUDA said, among ONNX Runtime's words of where and on what host; empty where it said nothing."""
+    said = re.search(r"(CUDA failure \d+|cuDNN is unavailable)[^;\n]*", str(error))
+    return said[0].strip() if said else ""
 
 
 def _session_options(device: Device) -> ort.SessionOptions:

@@ -123,6 +123,7 @@ def test_noise_stays_on_the_device_until_it_is_another(plain: Graph, bound: Grap
     for other in (noise, noise[:2]):
         computed = bound.run_rows(rows(4), chunk=100, noise=other)
         assert_same(computed, plain.run_rows(rows(4), chunk=100, noise=other))
+        assert binding._fixed["noise"] is not held
 
 
 def test_outputs_outlive_the_next_call(plain: Graph, bound: Graph) -> None:

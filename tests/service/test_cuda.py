@@ -1,5 +1,7 @@
 """The service on CUDA: on a machine with a GPU what it computes, and on one without how it refuses."""
 
+import ctypes
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,21 +15,41 @@ from numpy.typing import NDArray
 
 from tests.conftest import KINDS
 from vaeserve.client import Client
+from vaeserve.config import load
 from vaeserve.errors import BundleError, ConfigError
 from vaeserve.local import serve_locally
-from vaeserve_service.runtime import TOLERANCE, Graph, Runtime, output_error, provider_of
+from vaeserve_service.config import ServiceConfig
+from vaeserve_service.runtime import TOLERANCE, Graph, Runtime, output_error
 
 MIB = 2**20
 Inputs = dict[str, NDArray[Any]]
 
 
+def has_gpu() -> bool:
+    """Tell whether NVIDIA's driver finds a device, without a word from what is tested."""
+    try:
+        return bool(ctypes.CDLL("libcuda.so.1").cuInit(0) == 0)
+    except OSError:
+        return False
+
+
+def has_onnxruntime_gpu() -> bool:
+    """Tell which of ONNX Runtime's packages is installed."""
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
 @pytest.fixture(scope="session")
 def gpu() -> None:
-    """A CUDA device, or the test is skipped with what it lacks."""
-    try:
-        provider_of("cuda")
-    except ConfigError as error:
-        pytest.skip(str(error))
+    """A CUDA device and what runs on it, or the test is skipped."""
+    if not has_gpu() or not has_onnxruntime_gpu():
+        pytest.skip(f"needs a GPU ({has_gpu()}) and onnxruntime-gpu ({has_onnxruntime_gpu()})")
+
+
+@pytest.fixture(scope="session")
+def no_gpu() -> None:
+    """What runs on a CUDA device and no such device, or the test is skipped."""
+    if has_gpu() or not has_onnxruntime_gpu():
+        pytest.skip(f"needs onnxruntime-gpu ({has_onnxruntime_gpu()}) without a GPU ({has_gpu()})")
 
 
 def assert_close(computed: Inputs, expected: Inputs, inputs: Inputs) -> None:
@@ -109,19 +131,17 @@ def test_a_service_on_cuda_answers_as_the_cpu_does(models: Any, inputs_of: Any, 
             assert output_error("elbo", -scored.score, expected, inputs) <= TOLERANCE
 
 
-@pytest.fixture(scope="session")
-def lacking() -> str:
-    """What lacks for CUDA where onnxruntime-gpu is installed; elsewhere the test is skipped."""
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("onnxruntime is installed, not onnxruntime-gpu")
-    try:
-        provider_of("cuda")
-    except ConfigError as error:
-        return str(error)
-    pytest.skip("there is a GPU here")
+def test_a_limit_of_a_gpu_that_is_not_used_is_refused() -> None:
+    """A setting that would do nothing is an error that names it; beside the device it holds."""
+    asked: dict[str, Any] = {"repository": {"path": "models"}, "runtime": {"gpu_memory_bytes": MIB}}
+    with pytest.raises(ConfigError, match="gpu_memory_bytes with device cpu; expected it with device cuda"):
+        load(ServiceConfig, overrides=asked)
+    asked["runtime"]["device"] = "cuda"
+    assert load(ServiceConfig, overrides=asked).runtime.gpu_memory_bytes == MIB
 
 
-def test_a_service_that_asks_for_cuda_in_vain_exits_2(lacking: str, two_bundles: Any) -> None:
+@pytest.mark.usefixtures("no_gpu")
+def test_a_service_that_asks_for_cuda_in_vain_exits_2(two_bundles: Any) -> None:
     """With onnxruntime-gpu and no GPU, ONNX Runtime would take the CPU; the service says what lacks, and why."""
     repository = two_bundles[0].path.parents[1]
     done = subprocess.run(
@@ -130,7 +150,9 @@ def test_a_service_that_asks_for_cuda_in_vain_exits_2(lacking: str, two_bundles:
         check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert "install onnxruntime-gpu[cuda,cudnn]" in lacking
-    assert "".join(done.stderr.split()).endswith("".join(lacking.split()))
+    said = " ".join(done.stderr.split())
+    assert re.search(r"device cuda: (lib\S+: cannot open|CUDA failure \d+: )", said)
+    assert "expected an NVIDIA GPU, its driver, CUDA" in said
+    assert said.endswith("install onnxruntime-gpu[cuda,cudnn] in place of onnxruntime")
     for other in ("serving", "onnxruntime:", "Traceback"):  # one error, with no words of ONNX Runtime's around it
         assert other not in done.stderr

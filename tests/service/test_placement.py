@@ -47,6 +47,7 @@ def small_graph() -> bytes:
         node("Cast", "shape", "count", to=TensorProto.FLOAT),
         node("Div", "product count", "mean"),
         node("Mul", "halves half", "quarters"),
+        node("Mul", "numeric count", "scaled"),
         node("LabelEncoder", "code", "category", **numbers),
         node("Concat", "category category", "categories", axis=1),
     ]
@@ -57,6 +58,7 @@ def small_graph() -> bytes:
         [
             value("mean", TensorProto.FLOAT, 3),
             value("quarters", TensorProto.FLOAT, 3),
+            value("scaled", TensorProto.FLOAT, 3),
             value("categories", TensorProto.STRING, 2),
             value("other", TensorProto.BOOL, 1),
         ],
@@ -69,12 +71,12 @@ def test_strings_and_lengths_may_be_on_the_cpu_and_nothing_else() -> None:
     """Whatever takes or gives strings may, and what computes lengths; what depends on a row's values may not."""
     content = small_graph()
     names = [node.name for node in nodes(content) if node.operator != "Constant"]
-    refused = ["other", "number", "sum", "halves", "product", "mean", "quarters"]
+    refused = ["other", "number", "sum", "halves", "product", "mean", "quarters", "scaled"]
     assert misplaced(content, names, inputs=INPUTS) == refused
     assert not misplaced(content, set(names) - set(refused), inputs=INPUTS)
 
 
-@pytest.mark.parametrize("planted", ["sum", "halves", "quarters", "mean", "number", "other"])
+@pytest.mark.parametrize("planted", ["sum", "halves", "quarters", "scaled", "mean", "number", "other"])
 def test_one_node_on_the_cpu_is_enough(planted: str) -> None:
     """One node of numbers is found among any that may be there, as is one that the graph never had."""
     content = small_graph()
