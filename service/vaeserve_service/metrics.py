@@ -8,6 +8,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from vaeserve import __version__
 from vaeserve_service import runtime
+from vaeserve_service.requests import Batch
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LOAD_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -92,9 +93,10 @@ class Metrics:
         self._requests.labels(rpc, model, version, code).inc()
         self._latency.labels(rpc, model).observe(seconds)
 
-    def batch_observer(self, model: str, version: str) -> Callable[[int], None]:
+    def batch_observer(self, model: str, version: str) -> Callable[[Batch], None]:
         """Return what counts a batch's rows."""
-        return self._batch_rows.labels(model, version).observe
+        observe = self._batch_rows.labels(model, version).observe
+        return lambda batch: observe(batch.rows)
 
     def watch(self, model: str, version: str, waiting_rows: Callable[[], int]) -> None:
         """Show a loaded model and its queue."""

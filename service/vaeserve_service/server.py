@@ -18,8 +18,7 @@ from vaeserve.errors import ConfigError
 from vaeserve_service import admin
 from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
-from vaeserve_service.batcher import Runners
-from vaeserve_service.config import ServiceConfig
+from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import channel_options
 from vaeserve_service.cpus import available_cpus
 from vaeserve_service.health import Health
@@ -27,6 +26,7 @@ from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.repository import Repository
+from vaeserve_service.runners import Runners
 from vaeserve_service.servicers import SERVICE, VaeService, methods
 from vaeserve_service.tls import Certificates
 from vaeserve_service.transport import generic_handler
@@ -58,16 +58,15 @@ async def serve(
     Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken and for certificates or
     callers that can't be used; before either port opens, or with both closed again.
     """
-    runners = config.runtime.runners or (2 if config.runtime.device == "cuda" else available_cpus())
     metrics, health, repository = Metrics(), Health(), Repository()
     certificates = _certificates(config, metrics)
     access = _access(config, metrics)
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(ThreadPoolExecutor(runners, thread_name_prefix="runner"))
+        runners = stack.enter_context(Runners(_runners(config.runtime)))
         watcher = Watcher(
             config,
             repository=repository,
-            loader=Loader(config, runners=Runners(executor, runners), metrics=metrics),
+            loader=Loader(config, runners=runners, metrics=metrics),
             metrics=metrics,
             health=health,
             executor=stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="repository")),
@@ -88,7 +87,7 @@ async def serve(
         watcher.when_complete(partial(_say_ready, health, config))
         watching = asyncio.create_task(watcher.watch())
         log.info("serving", grpc_port=grpc_port, http_port=http_port, models=repository.names())
-        on_started(Started(grpc_port, http_port, runners, repository))
+        on_started(Started(grpc_port, http_port, runners.count, repository))
 
         await stop.wait()
         log.info("draining", lame_duck_s=config.drain.lame_duck_s, grace_s=config.drain.grace_s)
@@ -118,6 +117,11 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
 
     # A sixth off what a call costs.
     uvloop.run(until_signalled())
+
+
+def _runners(config: RuntimeConfig) -> int:
+    """Return how many calls are computed at once; on a GPU one computes while the other's rows are copied."""
+    return config.runners or (2 if config.device == "cuda" else available_cpus())
 
 
 def _certificates(config: ServiceConfig, metrics: Metrics) -> Certificates | None:

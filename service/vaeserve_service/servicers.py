@@ -1,6 +1,6 @@
 """The RPCs: message in, message or our error out. What carries them is `transport`'s business."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from vaeserve_service.model import Model
 from vaeserve_service.packed import score_response
 from vaeserve_service.pipeline import in_order
 from vaeserve_service.repository import Repository, State, VersionState
-from vaeserve_service.runtime import Arrays
+from vaeserve_service.requests import Arrays, Request
 
 SERVICE = "vaeserve.v1.VaeService"
 
@@ -59,22 +59,25 @@ class VaeService:
 
     async def score(self, request: pb.ScoreRequest, call: Call) -> bytes:
         """Return the rows' scores, a ScoreResponse."""
-        model = self._model(request.model, call)
-        scores = await model.score(self._inputs(request.inputs), _options(request))
-        return score_response(scores, request_id=request.request_id)
+        return await self._scoring(request, call)
 
     def score_stream(self, requests: AsyncIterator[pb.ScoreRequest], call: Call) -> AsyncIterator[bytes]:
         """Yield a ScoreResponse for each request, in order."""
         return in_order(requests, partial(self._score_next, call=call), most=self._stream_requests)
 
-    async def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> bytes:
-        """Return a streamed request's scores; an error names the request."""
+    def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> "_Scoring":
+        """Have a streamed request's rows scored; an error names the request."""
         try:
-            return await self.score(request, call)
+            return self._scoring(request, call)
         except VaeserveError as error:
             if request.request_id:
                 raise type(error)(f"request_id {request.request_id!r}: {error}") from error
             raise
+
+    def _scoring(self, request: pb.ScoreRequest, call: Call) -> "_Scoring":
+        model = self._model(request.model, call)
+        scores = model.score(self._inputs(request.inputs), _options(request))
+        return _Scoring(scores, model, request.request_id)
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """Return the reconstructions of draws from the prior."""
@@ -140,6 +143,23 @@ class VaeService:
 
     def _array(self, tensor: pb.Tensor, where: str) -> NDArray[Any]:
         return from_tensor(tensor, where, most_elements=self._most_elements)
+
+
+class _Scoring:
+    """Rows that are being scored: awaited, a ScoreResponse. No task of its own, for a streamed request has none."""
+
+    def __init__(self, scores: Request, model: Model, request_id: str) -> None:
+        self._scores = scores
+        self._model = model  # which is in use until then
+        self._request_id = request_id
+
+    def __await__(self) -> Generator[Any, Any, bytes]:
+        scores = yield from self._scores
+        return score_response(scores, model=self._model.name, version=self._model.version, request_id=self._request_id)
+
+    def cancel(self) -> None:
+        """Score no more of them."""
+        self._scores.cancel()
 
 
 def version_state(version: VersionState) -> pb.ModelVersion:
