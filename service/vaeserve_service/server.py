@@ -18,7 +18,7 @@ from vaeserve.errors import ConfigError
 from vaeserve_service import admin
 from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
-from vaeserve_service.config import ServiceConfig
+from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus
 from vaeserve_service.health import Health
@@ -64,7 +64,7 @@ async def serve(
     certificates = _certificates(config, metrics)
     access = _access(config, metrics)
     with contextlib.ExitStack() as stack:
-        runners = stack.enter_context(Runners(config.runtime.runners or available_cpus()))
+        runners = stack.enter_context(Runners(_runners(config.runtime)))
         watcher = Watcher(
             config,
             repository=repository,
@@ -119,6 +119,11 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
 
     # A sixth off what a call costs.
     uvloop.run(until_signalled())
+
+
+def _runners(config: RuntimeConfig) -> int:
+    """Return how many calls are computed at once; on a GPU one computes while the other's rows are copied."""
+    return config.runners or (2 if config.device == "cuda" else available_cpus())
 
 
 def _certificates(config: ServiceConfig, metrics: Metrics) -> Certificates | None:
