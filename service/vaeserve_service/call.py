@@ -1,22 +1,85 @@
 """The seam between the RPCs and what carries them: a call, and how a method is called."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
+from grpc import StatusCode
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+REQUEST_ID = "x-request-id"
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# Source: W3C Trace Context, section 3.2.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
 @dataclass(slots=True)
 class Call:
     """A call under way: its RPC, and the model version that answers it, empty until its handler knows.
 
-    Only what is served gets here, so that both may label a metric.
+    Only what is served gets into `rpc`, `model` and `version`, so that they may label a metric. Who asks is read from
+    its `metadata` only where it is needed. `on_computed` is told, in `perf_counter` seconds, when a request's rows came
+    into the queue, when a runner took them, and when they were computed.
     """
 
+    service: str
     rpc: str
+    metadata: Callable[[], Metadata] = tuple
+    on_answered: Callable[["Call"], None] = lambda _: None
     model: str = ""
     version: str = ""
+    rows: int = 0
+    streaming: bool = False
+    started: float = field(default_factory=time.perf_counter)
+    on_computed: Callable[[float, float, float], None] | None = None
+    on_ended: Callable[[StatusCode], None] | None = None
+    _request_id: str = ""
+    _trace: tuple[str, str] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way."""
+        return time.perf_counter() - self.started
+
+    @property
+    def request_id(self) -> str:
+        """What its caller named it, or a name of our own."""
+        if not self._request_id:
+            given = self.given(REQUEST_ID)
+            self._request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        return self._request_id
+
+    @property
+    def trace(self) -> tuple[str, str]:
+        """The trace that it is part of, and its span there, or if it is none of ours its caller's; empty if unknown."""
+        if self._trace is None:
+            found = _TRACEPARENT.fullmatch(self.given("traceparent"))
+            self._trace = (found[1], found[2]) if found else ("", "")
+        return self._trace
+
+    @trace.setter
+    def trace(self, trace: tuple[str, str]) -> None:
+        self._trace = trace
+
+    def given(self, key: str) -> str:
+        """Return a value of its metadata, or nothing where there isn't just one."""
+        values = [value for name, value in self.metadata() if name == key]
+        return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+
+    def part(self) -> "Call":
+        """Return the call as which one request of this stream is answered."""
+        return Call(self.service, self.rpc, on_answered=self.on_answered, on_computed=self.on_computed)
+
+
+# The call that code runs for, in the task that answers it and those that it starts.
+CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 @dataclass(frozen=True)

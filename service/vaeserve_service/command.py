@@ -1,18 +1,16 @@
 """`vaeserve serve` and `token`: settings to a running service, with one screen for whoever starts it by hand."""
 
 import json
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import structlog
 from rich.console import Console
 from rich.table import Table
 
 from vaeserve.config import load, parse_overrides
 from vaeserve.errors import ConfigError
+from vaeserve_service import logs
 from vaeserve_service.callers import hashed, new_token
 from vaeserve_service.config import Scope, ServiceConfig
 from vaeserve_service.server import Started, run
@@ -30,7 +28,7 @@ def serve(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any],
             section, _, key = setting.partition(".")
             sections.setdefault(section, {})[key] = value
     config = load(ServiceConfig, file=file, overrides=sections)
-    _log_json_lines()
+    logs.configure(config.log)
     run(config, on_started=lambda started: _show(started, config, console) if console.is_terminal else None)
 
 
@@ -48,19 +46,6 @@ def token(name: str, scopes: Sequence[str], *, console: Console) -> None:
     console.print(f"[{json.dumps(name)}]", markup=False)
     console.print(f"scopes = {json.dumps(scopes)}", markup=False)
     console.print(f"tokens = {json.dumps([hashed(made)])}", markup=False)
-
-
-def _log_json_lines() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
 
 
 def _show(started: Started, config: ServiceConfig, console: Console) -> None:

@@ -33,13 +33,15 @@ class Loader:
         runtime = Runtime.load(bundle, device=self._config.runtime.device)
         for rows in (1, self._config.batching.max_rows):
             _run(runtime, bundle, rows)
+        record = self._metrics.record(name, str(version), bundle.manifest.calibration)
         return Model(
             name,
             bundle,
             runtime,
             config=self._config,
             runners=self._runners,
-            on_batch=self._metrics.batch_observer(name, str(version)),
+            on_batch=record.batch_rows.add,
+            on_scores=record.drift.add,
         )
 
 

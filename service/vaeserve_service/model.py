@@ -38,6 +38,7 @@ class Model:
         config: ServiceConfig,
         runners: Runners,
         on_batch: Callable[[int], None] = lambda _: None,
+        on_scores: Callable[[Scores], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.version = bundle.version
@@ -48,6 +49,7 @@ class Model:
         self._features = bundle.manifest.signature.features
         self._noise = bundle.noise
         self._request_rows = config.limits.request_rows
+        self._on_scores = on_scores
         # Not a method of this model's: then it is freed with its last call, and waits for no collector of cycles.
         self._batcher: Batcher[Operation] = Batcher(
             partial(_compute, runtime, bundle.noise),
@@ -106,7 +108,7 @@ class Model:
         samples = count_samples(self._noise, options, default=self.manifest.num_samples)
         operation = Operation("score", samples, options.seed, by_feature=options.top_features > 0)
         outputs = await self._submit(operation, self._signature.check(inputs))
-        return interpret(
+        scores = interpret(
             outputs,
             self.calibration,
             options,
@@ -114,6 +116,8 @@ class Model:
             version=self.version,
             features=self._features,
         )
+        self._on_scores(scores)
+        return scores
 
     async def _submit(self, operation: Operation, inputs: Arrays) -> Arrays:
         """Have rows computed; a row of more samples than the default counts as so many more rows."""

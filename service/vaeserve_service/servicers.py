@@ -37,6 +37,7 @@ class VaeService:
         """Return the rows' posteriors."""
         model = self._model(request.model, call)
         outputs = await model.encode(self._inputs(request.inputs))
+        call.rows = len(outputs["status"])
         return pb.EncodeResponse(
             model=_spec(model),
             mean=to_tensor(outputs["mean"], "mean"),
@@ -47,7 +48,9 @@ class VaeService:
     async def decode(self, request: pb.DecodeRequest, call: Call) -> pb.DecodeResponse:
         """Return the latents' reconstructions."""
         model = self._model(request.model, call)
-        outputs = await model.decode(self._array(request.latents, "latents"))
+        latents = self._array(request.latents, "latents")
+        outputs = await model.decode(latents)
+        call.rows = len(latents)
         return pb.DecodeResponse(model=_spec(model), outputs=to_tensors(outputs))
 
     async def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> pb.ReconstructResponse:
@@ -55,12 +58,14 @@ class VaeService:
         model = self._model(request.model, call)
         outputs = await model.reconstruct(self._inputs(request.inputs))
         status = outputs.pop("status").tolist()
+        call.rows = len(status)
         return pb.ReconstructResponse(model=_spec(model), outputs=to_tensors(outputs), status=status)
 
     async def score(self, request: pb.ScoreRequest, call: Call) -> bytes:
         """Return the rows' scores, a ScoreResponse."""
         model = self._model(request.model, call)
         scores = await model.score(self._inputs(request.inputs), _options(request))
+        call.rows = len(scores.score)
         return score_response(scores, request_id=request.request_id)
 
     def score_stream(self, requests: AsyncIterator[pb.ScoreRequest], call: Call) -> AsyncIterator[bytes]:
@@ -69,18 +74,23 @@ class VaeService:
 
     async def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> bytes:
         """Return a streamed request's scores; an error names the request."""
+        part = call.part()
         try:
-            return await self.score(request, call)
+            response = await self.score(request, part)
         except VaeserveError as error:
+            call.model, call.version = part.model, part.version
             if request.request_id:
                 raise type(error)(f"request_id {request.request_id!r}: {error}") from error
             raise
+        call.on_answered(part)
+        return response
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """Return the reconstructions of draws from the prior."""
         model = self._model(request.model, call)
         temperature = request.temperature if request.HasField("temperature") else 1.0
         outputs = await model.generate(request.count, seed=request.seed, temperature=temperature)
+        call.rows = request.count
         return pb.GenerateResponse(model=_spec(model), outputs=to_tensors(outputs))
 
     async def interpolate(self, request: pb.InterpolateRequest, call: Call) -> pb.InterpolateResponse:
@@ -90,6 +100,7 @@ class VaeService:
             raise InvalidInputError(f"method: {request.method}; expected LINEAR or SPHERICAL")
         start, end = self._array(request.start, "start"), self._array(request.end, "end")
         outputs, latents = await model.interpolate(start, end, steps=request.steps, method=_METHODS[request.method])
+        call.rows = len(latents)
         return pb.InterpolateResponse(
             model=_spec(model), outputs=to_tensors(outputs), latents=to_tensor(latents, "latents")
         )
