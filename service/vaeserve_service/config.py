@@ -116,8 +116,9 @@ class ConnectionsConfig(Section):
 
 
 class LogConfig(Section):
-    """From which level up is logged, and which calls have a line each."""
+    """How it is logged, by itself as text on a terminal; from which level up; and which calls have a line each."""
 
+    format: Literal["auto", "json", "text"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
     calls: LogCalls = "none"
 

@@ -18,8 +18,8 @@ from vaeserve_service.histogram import Histogram
 P_VALUES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 # A row may be 1e30 nats from all others: in a sum it would drown them for ever. So values that lie further from the
-# calibration's mean than so many of its standard deviations count as if they lay there.
-WIDEST = 10.0
+# calibration's mean than so many of its standard deviations, or nats where that is more, count as if they lay there.
+REACH = 100.0
 
 # NumPy takes microseconds a call, whether for a row or a thousand: so many of them, or many rows, are counted at once.
 MOST_BATCHES = 256
@@ -32,7 +32,7 @@ class SignedSum:
     """A sum of numbers of either sign, as two that only grow: what Prometheus can take a rate of."""
 
     def __init__(self, calibration: Moments) -> None:
-        reach = WIDEST * calibration.standard_deviation
+        reach = REACH * max(1.0, calibration.standard_deviation)
         self._low, self._high = calibration.mean - reach, calibration.mean + reach
         self.positive = 0.0
         self.negative = 0.0

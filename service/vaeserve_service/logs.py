@@ -1,4 +1,4 @@
-"""JSON lines on stderr, ours and our libraries' alike; those of a call name it and its trace."""
+"""Lines on stderr, ours and our libraries' alike, JSON unless a person reads them; those of a call name it."""
 
 import logging
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import structlog
+from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from vaeserve_service.call import CURRENT
@@ -16,32 +17,34 @@ def configure(config: LogConfig, *, stream: TextIO | None = None) -> None:
     """Log to `stream`, or stderr, from the configured level up; libraries from warnings up."""
     stream = stream or sys.stderr
     level = logging.getLevelNamesMapping()[config.level.upper()]
-    processors: Sequence[Processor] = [
+    text = config.format == "text" or (config.format == "auto" and stream.isatty())
+    gathered: Sequence[Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
         _name_call,
     ]
+    written: Sequence[Processor] = (
+        [ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain_traceback)]
+        if text
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
     structlog.configure(
-        processors=[*processors, structlog.processors.JSONRenderer()],
+        processors=[*gathered, *written],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *processors],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *gathered],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
 def _name_call(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Add the id of the call that a line is about, and its trace, if it has one."""
+    """Add the id of the call that a line is about, and its trace, if it is part of one."""
     call = CURRENT.get()
     if call is not None:
         event["request_id"] = call.request_id

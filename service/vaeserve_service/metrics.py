@@ -110,14 +110,14 @@ class Metrics(Collector):
         """Count a call that is over."""
         self._in_flight -= 1
 
-    def answered(self, call: Call, code: str) -> None:
-        """Count a request that has been answered, or refused, with a code."""
+    def answered(self, call: Call, code: str, *, rows: int) -> None:
+        """Count a request that has been answered, or refused, with a code, and its rows."""
         key = (call.rpc, call.model, call.version)
         answers = self._answers.get(key)
         if answers is None:
             answers = self._answers[key] = Answers()
         answers.codes[code] += 1
-        answers.rows += call.rows
+        answers.rows += rows
         answers.seconds.add(call.seconds)
         if code in REASONS:
             self._rejected.labels(call.model, REASONS[code]).inc()

@@ -28,14 +28,16 @@ class Observer:
 
     def answered(self, part: Call) -> None:
         """See one request of a stream answered."""
-        self._metrics.answered(part, "OK")
+        self._metrics.answered(part, "OK", rows=part.rows)
 
     def end(self, call: Call, code: grpc.StatusCode) -> None:
         """See a call end with a code; a stream whose requests were all answered has been counted with them."""
         self._metrics.ended()
         failed = code is not grpc.StatusCode.OK
-        if failed or not call.streaming:
-            self._metrics.answered(call, code.name)
+        if not call.streaming:
+            self._metrics.answered(call, code.name, rows=call.rows)
+        elif failed:
+            self._metrics.answered(call, code.name, rows=0)
         if call.on_ended:
             call.on_ended(code)
         if self._log_calls == "all" or (failed and self._log_calls == "failed"):

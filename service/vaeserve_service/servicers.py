@@ -78,10 +78,12 @@ class VaeService:
         try:
             response = await self.score(request, part)
         except VaeserveError as error:
-            call.model, call.version = part.model, part.version
             if request.request_id:
                 raise type(error)(f"request_id {request.request_id!r}: {error}") from error
             raise
+        finally:
+            call.model, call.version = part.model, part.version
+        call.rows += part.rows
         call.on_answered(part)
         return response
 
