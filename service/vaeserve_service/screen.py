@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -27,20 +27,24 @@ def show(started: Started, config: ServiceConfig, console: Console) -> None:
 
 def _models(started: Started) -> Table:
     models = list(started.repository)
-    widest = max((len(model.version) for model in models), default=0)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("model", no_wrap=True, overflow="ellipsis", style="bold", max_width=32)
-    table.add_column("version", no_wrap=True, min_width=max(widest, len("version")))
-    table.add_column("takes", no_wrap=True, overflow="ellipsis")
-    table.add_column("anomalous", no_wrap=True, min_width=len("anomalous "))
+    # Where there is no room for all, those that may wrap give way; their text is cut short instead.
+    table.add_column("model", style="bold")
+    table.add_column("version", no_wrap=True)
+    table.add_column("takes")
+    table.add_column("anomalous", no_wrap=True)
     for model in models[:MOST_MODELS]:
         decides = f"p <= {model.manifest.false_positive_rate:.3g}"
-        table.add_row(Text(model.name), model.version, _takes(model.manifest), decides)
+        table.add_row(_short(model.name), model.version, _short(_takes(model.manifest)), decides)
     if len(models) > MOST_MODELS:
         table.add_row(f"and {len(models) - MOST_MODELS} more")
     if not models:
         table.add_row("none yet")
     return table
+
+
+def _short(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _takes(manifest: Manifest) -> str:
@@ -50,21 +54,21 @@ def _takes(manifest: Manifest) -> str:
 def _facts(started: Started, config: ServiceConfig) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column()
     for name, fact in _said(started, config):
-        table.add_row(name, fact)
+        table.add_row(name, fact if isinstance(fact, Text) else _short(fact))
     return table
 
 
-def _said(started: Started, config: ServiceConfig) -> Iterator[tuple[str, RenderableType]]:
+def _said(started: Started, config: ServiceConfig) -> Iterator[tuple[str, str | Text]]:
     server, limits, connections = config.server, config.limits, config.connections
     yield "gRPC", _port(server.address(started.grpc_port), _security(config))
     pages = "/metrics /livez /readyz" if server.metrics else "/livez /readyz"
     yield "HTTP", _port(server.address(started.http_port), pages)
-    yield "callers", Text(_callers(config))
+    yield "callers", _callers(config)
     yield "services", ", ".join(_services(config))
     yield "tracing", "on" if config.tracing.enabled else "off"
-    yield "repository", Text(f"{config.repository.path}, {_looks(config.repository.poll_s)}")
+    yield "repository", f"{config.repository.path}, {_looks(config.repository.poll_s)}"
     yield "", ""
     yield "provider", f"{config.runtime.device}, onnxruntime {runtime.VERSION}"
     yield "threads", f"{started.runners} runners, of one ONNX Runtime thread each; 1 event loop"
@@ -77,7 +81,7 @@ def _said(started: Started, config: ServiceConfig) -> Iterator[tuple[str, Render
 
 
 def _port(address: str, said: str) -> Text:
-    return Text.assemble((f"{address:<21}", "bold"), f" {said}")
+    return Text.assemble((f"{address:<21}", "bold"), f" {said}", no_wrap=True, overflow="ellipsis")
 
 
 def _security(config: ServiceConfig) -> str:
