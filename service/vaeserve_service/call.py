@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from asyncio import Future
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -25,8 +26,7 @@ class Call:
     """A call under way: its RPC, and the model version that answers it, empty until its handler knows.
 
     Only what is served gets into `rpc`, `model` and `version`, so that they may label a metric. Who asks is read from
-    its `metadata` only where it is needed. `on_computed` is told, in `perf_counter` seconds, when a request's rows came
-    into the queue, when a runner took them, and when they were computed.
+    its `metadata` only where it is needed. `on_computed` is told of each request for rows, a future, once it is done.
     """
 
     service: str
@@ -38,7 +38,7 @@ class Call:
     rows: int = 0
     streaming: bool = False
     started: float = field(default_factory=time.perf_counter)
-    on_computed: Callable[[float, float, float], None] | None = None
+    on_computed: Callable[[Future[Any]], None] | None = None
     on_ended: Callable[[StatusCode], None] | None = None
     _request_id: str = ""
     _trace: tuple[str, str] | None = None

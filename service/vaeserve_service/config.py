@@ -79,12 +79,14 @@ class RuntimeConfig(Section):
 
 
 class BatchingConfig(Section):
-    """How many rows of waiting requests are joined into one call.
+    """How many rows of waiting requests are joined into one call, and how long a call waits for them under load.
 
-    More than a few hundred make a call no cheaper a row, and keep a runner from its neighbours' work.
+    More than a few hundred rows make a call no cheaper a row, and keep a runner from its neighbours' work. A call waits
+    only for as many requests as were lately in flight at once; a `max_delay_ms` of 0 is never.
     """
 
     max_rows: Count = 256
+    max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 4.0
 
 
 class LimitsConfig(Section):

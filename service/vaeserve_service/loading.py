@@ -4,11 +4,11 @@ import numpy as np
 
 from vaeserve.bundle import Bundle
 from vaeserve.errors import BundleError
-from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.health import LIVENESS
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.model import Model
+from vaeserve_service.runners import Runners
 from vaeserve_service.runtime import Runtime, golden_inputs
 
 
@@ -40,7 +40,7 @@ class Loader:
             runtime,
             config=self._config,
             runners=self._runners,
-            on_batch=record.batch_rows.add,
+            on_batch=record.batch,
             on_scores=record.drift.add,
         )
 

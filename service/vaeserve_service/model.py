@@ -12,18 +12,22 @@ from vaeserve.bundle import Bundle
 from vaeserve.errors import OutOfRangeError
 from vaeserve.latents import Interpolation, check_latents, one_latent, path, prior_draws
 from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret
-from vaeserve_service.batcher import Batcher, Runners
+from vaeserve_service.batcher import Batcher
+from vaeserve_service.call import CURRENT
 from vaeserve_service.config import ServiceConfig
+from vaeserve_service.requests import Batch, Request
+from vaeserve_service.runners import Runners
 from vaeserve_service.runtime import Arrays, Runtime
+
+# The fields of Scores that are arrays.
+_NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value", "anomalous", "status")
 
 
 class Operation(NamedTuple):
-    """What requests must share to be joined: for scores, their noise and whether they need the features' terms."""
+    """What requests must share to be joined."""
 
     name: Literal["encode", "decode", "reconstruct", "score"]
-    samples: int = 0
-    seed: int | None = None
-    by_feature: bool = False
+    options: ScoreOptions = ScoreOptions()
 
 
 class Model:
@@ -37,7 +41,7 @@ class Model:
         *,
         config: ServiceConfig,
         runners: Runners,
-        on_batch: Callable[[int], None] = lambda _: None,
+        on_batch: Callable[[Batch], None] = lambda _: None,
         on_scores: Callable[[Scores], None] = lambda _: None,
     ) -> None:
         self.name = name
@@ -46,15 +50,14 @@ class Model:
         self.manifest_json = bundle.manifest_json.decode()
         self.calibration = bundle.calibration
         self._signature = bundle.manifest.signature
-        self._features = bundle.manifest.signature.features
         self._noise = bundle.noise
         self._request_rows = config.limits.request_rows
-        self._on_scores = on_scores
         # Not a method of this model's: then it is freed with its last call, and waits for no collector of cycles.
         self._batcher: Batcher[Operation] = Batcher(
-            partial(_compute, runtime, bundle.noise),
+            partial(_compute, runtime, bundle, on_scores),
             runners=runners,
             max_rows=config.batching.max_rows,
+            max_delay_s=config.batching.max_delay_ms / 1000,
             queue_rows=config.limits.queue_rows,
             queue_bytes=config.limits.queue_bytes,
             on_batch=on_batch,
@@ -101,32 +104,26 @@ class Model:
         latents = path(first, last, steps=steps, method=method)
         return await self.decode(latents), latents
 
-    async def score(self, inputs: Arrays, options: ScoreOptions) -> Scores:
-        """Return how anomalous each row is."""
+    async def score(self, inputs: Arrays, options: ScoreOptions) -> Arrays:
+        """Return how anomalous each row is: the fields of Scores by their names; `attributions` where asked for."""
         # Refuse what can't be answered before it is computed.
         self.calibration.rate(options)
         samples = count_samples(self._noise, options, default=self.manifest.num_samples)
-        operation = Operation("score", samples, options.seed, by_feature=options.top_features > 0)
-        outputs = await self._submit(operation, self._signature.check(inputs))
-        scores = interpret(
-            outputs,
-            self.calibration,
-            options,
-            model=self.name,
-            version=self.version,
-            features=self._features,
-        )
-        self._on_scores(scores)
-        return scores
+        # A row of more samples than the default counts as so many more rows.
+        cost = math.ceil(samples / self.manifest.num_samples)
+        return await self._submit(Operation("score", options), self._signature.check(inputs), cost=cost)
 
-    async def _submit(self, operation: Operation, inputs: Arrays) -> Arrays:
-        """Have rows computed; a row of more samples than the default counts as so many more rows."""
+    def _submit(self, operation: Operation, inputs: Arrays, *, cost: int = 1) -> Request:
+        """Have rows computed, each counted as `cost` rows."""
         rows = len(next(iter(inputs.values())))
-        cost = max(1, math.ceil(operation.samples / self.manifest.num_samples))
         if rows * cost > self._request_rows:
             times = f", each counted {cost} times for its samples" if cost > 1 else ""
             raise OutOfRangeError(f"rows: {rows} in a request{times}; the service takes {self._request_rows} at most")
-        return await self._batcher.submit(operation, inputs, cost=cost)
+        request = self._batcher.submit(operation, inputs, cost=cost)
+        call = CURRENT.get()
+        if call is not None and call.on_computed:
+            request.add_done_callback(call.on_computed)
+        return request
 
     def _refuse_too_many(self, name: str, rows: int) -> None:
         """Raise OutOfRangeError for more rows than a request may have, before there is any memory for them."""
@@ -134,7 +131,9 @@ class Model:
             raise OutOfRangeError(f"{name}: {rows} rows in a request; the service takes {self._request_rows} at most")
 
 
-def _compute(runtime: Runtime, points: NDArray[np.float32], operation: Operation, inputs: Arrays) -> Arrays:
+def _compute(
+    runtime: Runtime, bundle: Bundle, on_scores: Callable[[Scores], None], operation: Operation, inputs: Arrays
+) -> Arrays:
     match operation.name:
         case "encode":
             return runtime.encode(inputs)
@@ -143,5 +142,28 @@ def _compute(runtime: Runtime, points: NDArray[np.float32], operation: Operation
         case "decode":
             return runtime.decode(inputs["z"])
         case "score":
-            noise = draw_noise(points, operation.samples, seed=operation.seed)
-            return runtime.score(inputs, noise, by_feature=operation.by_feature)
+            scores = _score(runtime, bundle, operation.options, inputs)
+            on_scores(scores)
+            return _arrays(scores)
+
+
+def _score(runtime: Runtime, bundle: Bundle, options: ScoreOptions, inputs: Arrays) -> Scores:
+    samples = count_samples(bundle.noise, options, default=bundle.manifest.num_samples)
+    return interpret(
+        runtime.score(
+            inputs, draw_noise(bundle.noise, samples, seed=options.seed), by_feature=options.top_features > 0
+        ),
+        bundle.calibration,
+        options,
+        model=bundle.manifest.name,
+        version=bundle.version,
+        features=bundle.manifest.signature.features,
+    )
+
+
+def _arrays(scores: Scores) -> Arrays:
+    arrays = {name: getattr(scores, name) for name in _NUMBERS}
+    if scores.attributions:
+        # Rows of several attributions each, as one entry a row.
+        arrays["attributions"] = np.fromiter(scores.attributions, object, len(scores))
+    return arrays

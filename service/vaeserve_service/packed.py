@@ -4,12 +4,16 @@ protobuf takes repeated fields number by number; on the wire one is its length a
 nothing a row. Source: Protocol Buffers' "Encoding", packed repeated fields.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vaeserve.scores import Scores
 from vaeserve.v1 import vae_pb2 as pb
+
+Arrays = Mapping[str, NDArray[Any]]
 
 _LENGTH_DELIMITED = 2
 
@@ -28,7 +32,7 @@ def _varint(number: int) -> bytes:
 
 
 # What a field's numbers are on the wire; a status is a varint, which is one byte up to 127.
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "score": np.dtype("<f4"),
     "elbo": np.dtype("<f4"),
     "log_likelihood": np.dtype("<f4"),
@@ -41,18 +45,18 @@ _FIELDS = [(name, _tag(name), dtype) for name, dtype in _DTYPES.items()]
 _REQUEST_ID = _tag("request_id")
 
 
-def score_response(scores: Scores, *, request_id: str = "") -> bytes:
-    """Return the serialized ScoreResponse of `scores`."""
-    parts = [_model(scores.model, scores.version)]
+def score_response(scores: Arrays, *, model: str, version: str, request_id: str = "") -> bytes:
+    """Return the serialized ScoreResponse of `scores`, the fields of Scores by their names."""
+    parts = [_model(model, version)]
     if request_id:
         content = request_id.encode()
         parts += _REQUEST_ID, _varint(len(content)), content
-    if len(scores):
+    if len(scores["score"]):
         for name, tag, dtype in _FIELDS:
-            content = getattr(scores, name).astype(dtype, copy=False).tobytes()
+            content = scores[name].astype(dtype, copy=False).tobytes()
             parts += tag, _varint(len(content)), content
-    if scores.attributions:
-        parts.append(_attributions(scores))
+    if "attributions" in scores:
+        parts.append(_attributions(scores["attributions"]))
     # Serialized parts of a message, one after another, are the message.
     return b"".join(parts)
 
@@ -62,13 +66,13 @@ def _model(name: str, version: str) -> bytes:
     return pb.ScoreResponse(model=pb.ModelSpec(name=name, version=version)).SerializeToString()
 
 
-def _attributions(scores: Scores) -> bytes:
+def _attributions(rows: NDArray[Any]) -> bytes:
     return pb.ScoreResponse(
         attributions=[
             pb.Attributions(
                 features=[attribution.feature for attribution in row],
                 excess=[attribution.excess for attribution in row],
             )
-            for row in scores.attributions
+            for row in rows
         ]
     ).SerializeToString()

@@ -18,7 +18,6 @@ from vaeserve.errors import ConfigError
 from vaeserve_service import admin
 from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
-from vaeserve_service.batcher import Runners
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.connections import channel_options
 from vaeserve_service.cpus import available_cpus
@@ -28,6 +27,7 @@ from vaeserve_service.loading import Loader
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.observer import Observer
 from vaeserve_service.repository import Repository
+from vaeserve_service.runners import Runners
 from vaeserve_service.servicers import SERVICE, VaeService, methods
 from vaeserve_service.tls import Certificates
 from vaeserve_service.tracing import Tracing
@@ -60,7 +60,6 @@ async def serve(
     Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken and for certificates or
     callers that can't be used; before either port opens, or with both closed again.
     """
-    runners = config.runtime.runners or available_cpus()
     metrics, health, repository = Metrics(), Health(), Repository()
     tracing = Tracing.open(config.tracing)
     observer = Observer(metrics, tracing=tracing, log_calls=config.log.calls)
@@ -69,11 +68,11 @@ async def serve(
     with contextlib.ExitStack() as stack:
         if tracing:
             stack.enter_context(tracing)
-        executor = stack.enter_context(ThreadPoolExecutor(runners, thread_name_prefix="runner"))
+        runners = stack.enter_context(Runners(config.runtime.runners or available_cpus()))
         watcher = Watcher(
             config,
             repository=repository,
-            loader=Loader(config, runners=Runners(executor, runners), metrics=metrics),
+            loader=Loader(config, runners=runners, metrics=metrics),
             metrics=metrics,
             health=health,
             executor=stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="repository")),
@@ -94,7 +93,7 @@ async def serve(
         watcher.when_complete(partial(_say_ready, health, config))
         watching = asyncio.create_task(watcher.watch())
         log.info("serving", grpc_port=grpc_port, http_port=http_port, models=repository.names())
-        on_started(Started(grpc_port, http_port, runners, repository))
+        on_started(Started(grpc_port, http_port, runners.count, repository))
 
         await stop.wait()
         log.info("draining", lame_duck_s=config.drain.lame_duck_s, grace_s=config.drain.grace_s)

@@ -65,8 +65,8 @@ class VaeService:
         """Return the rows' scores, a ScoreResponse."""
         model = self._model(request.model, call)
         scores = await model.score(self._inputs(request.inputs), _options(request))
-        call.rows = len(scores.score)
-        return score_response(scores, request_id=request.request_id)
+        call.rows = len(scores["score"])
+        return score_response(scores, model=model.name, version=model.version, request_id=request.request_id)
 
     def score_stream(self, requests: AsyncIterator[pb.ScoreRequest], call: Call) -> AsyncIterator[bytes]:
         """Yield a ScoreResponse for each request, in order."""

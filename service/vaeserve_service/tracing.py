@@ -5,6 +5,7 @@ OpenTelemetry is imported only if tracing is asked for. Its own variables (`OTEL
 
 import os
 import time
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
@@ -97,10 +98,18 @@ class Tracing:
             traced = _Traced(self, call, span)
             call.on_computed, call.on_ended = traced.computed, traced.ended
 
-    def within(self, parent: Any, name: str, *, start: int, end: int) -> Any:
-        """Make a span within another, from and until nanoseconds since the epoch; return it."""
-        span = self._tracer.start_span(name, self._trace.set_span_in_context(parent), start_time=start)
-        span.end(end)
+    def within(self, parent: Any, name: str, *, start: float, end: float, offset: int, rows: int) -> Any:
+        """Make a span of some rows within another; return it.
+
+        It goes from `start` to `end`, seconds of a clock that has `offset` nanoseconds to add to the epoch's.
+        """
+        span = self._tracer.start_span(
+            name,
+            self._trace.set_span_in_context(parent),
+            attributes={"vaeserve.rows": rows},
+            start_time=offset + round(start * 1e9),
+        )
+        span.end(offset + round(end * 1e9))
         return span
 
 
@@ -114,13 +123,14 @@ class _Traced:
         # Between the clock that times a call and that of spans.
         self._offset = time.time_ns() - time.perf_counter_ns()
 
-    def computed(self, arrived: float, started: float, computed: float) -> None:
-        """Make the spans of a request's rows, which are back just now."""
-        times = (*(round(seconds * 1e9) for seconds in (arrived, started, computed)), time.perf_counter_ns())
-        queued, taken, done, back = (self._offset + nanoseconds for nanoseconds in times)
-        self._tracing.within(self._span, "queue", start=queued, end=taken)
-        batch = self._tracing.within(self._span, "batch", start=taken, end=back)
-        self._tracing.within(batch, "run", start=taken, end=done)
+    def computed(self, request: Any) -> None:
+        """Make the spans of a request for rows that has just been answered, or of its wait if its caller went away."""
+        now = time.perf_counter()
+        within = partial(self._tracing.within, offset=self._offset, rows=request.rows)
+        within(self._span, "queue", start=request.arrived, end=request.started or now)
+        if request.started:
+            batch = within(self._span, "batch", start=request.started, end=now)
+            within(batch, "run", start=request.started, end=request.ended)
 
     def ended(self, code: grpc.StatusCode) -> None:
         """End the span."""

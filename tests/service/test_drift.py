@@ -22,7 +22,7 @@ SUMMARY = CalibrationSummary(
 def calibration() -> Calibration:
     """A calibration on 999 rows."""
     scores = np.sort(np.random.default_rng(0).normal(43, 8, 999)).astype(np.float32)
-    return Calibration({bound: scores for bound in Bound}, 2, np.zeros(1, np.float32), 0.01)
+    return Calibration(dict.fromkeys(Bound, scores), 2, np.zeros(1, np.float32), 0.01)
 
 
 def scored(
@@ -109,11 +109,11 @@ def test_one_wild_row_drowns_no_others(calibration: Calibration) -> None:
     drift.add(scored(calibration, [-41.5], [3]))
     drift.count()
     assert drift.log_likelihood.negative - before == 41.5
-    assert float(1e30) + 41.5 == float(1e30)  # which is what it keeps from
+    assert 1e30 + 41.5 == 1e30  # which is what it keeps from
 
 
 def test_sums_of_either_sign_only_grow(calibration: Calibration) -> None:
-    """Where log-likelihoods are densities they may be positive; each of the two sums grows, and their difference tells."""
+    """Log-likelihoods of densities may be positive: each of the two sums only grows, and their difference tells."""
     drift = Drift(SUMMARY)
     seen = []
     for terms in ([5.0, -7.0], [20.0], [-1.0, -2.0]):

@@ -8,6 +8,8 @@ from vaeserve.scores import Attribution, Scores
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve_service.packed import score_response
 
+NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value")
+
 
 @given(
     rows=st.sampled_from([0, 1, 2, 31, 32, 127, 128, 5000]),
@@ -35,7 +37,7 @@ def test_packed_bytes_are_the_message(rows: int, seed: int, request_id: str, top
     )
     expected = pb.ScoreResponse(
         model=pb.ModelSpec(name="fraud", version="12"),
-        **{name: getattr(scores, name).tolist() for name in ("score", "elbo", "log_likelihood", "kl", "p_value")},
+        **{name: getattr(scores, name).tolist() for name in NUMBERS},
         anomalous=scores.anomalous.tolist(),
         status=scores.status.tolist(),
         attributions=[
@@ -44,6 +46,9 @@ def test_packed_bytes_are_the_message(rows: int, seed: int, request_id: str, top
         ],
         request_id=request_id,
     )
-    packed = pb.ScoreResponse.FromString(score_response(scores, request_id=request_id))
+    arrays = {name: getattr(scores, name) for name in (*NUMBERS, "anomalous", "status")}
+    if top_features:
+        arrays["attributions"] = np.fromiter(attributions, object, rows)
+    packed = pb.ScoreResponse.FromString(score_response(arrays, model="fraud", version="12", request_id=request_id))
     # NaN is not itself, so bytes are compared.
     assert packed.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)

@@ -378,20 +378,20 @@ def metric(service: LocalService, name: str) -> float:
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
 
 
-async def test_waiting_requests_are_joined_into_one_call(models: Any, tmp_path: Path, rows_of: Any) -> None:
-    """What comes while the only runner is busy is computed in few calls, and each caller gets its own row."""
+async def test_waiting_requests_are_joined(models: Any, tmp_path: Path, rows_of: Any) -> None:
+    """What comes while the only runner is busy takes few calls besides, and each caller gets its own row."""
     rows, batches = rows_of("table33", 400), 'vaeserve_batch_rows_count{model="table33",version="1"}'
-    options = ["--set", "runtime.runners=1", "--set", "limits.request_rows=1000000"]
+    options = ["--set", "runtime.runners=1", "--set", "batching.max_rows=400"]
     with serve_locally(models.repository, log=tmp_path / "log", options=options) as service:
         async with AsyncClient(service.target) as client:
             together = await client.score("table33", rows)
-            busy = asyncio.create_task(client.score("table33", np.tile(rows, (1000, 1))))
+            busy = asyncio.create_task(client.score("table33", np.tile(rows, (250, 1))))
             while await asyncio.to_thread(metric, service, batches) < 2:  # until pytest's time is up
                 assert not busy.done()
             answers = await asyncio.gather(*(client.score("table33", rows[i : i + 1]) for i in range(400)))
             await busy
         assert b"".join(answer.score.tobytes() for answer in answers) == together.score.tobytes()
-        assert metric(service, batches) < 2 + 200  # two or more rows to a call
+        assert metric(service, batches) < 1 + 250 + 200
 
 
 def test_a_deadline_that_has_passed_ends_the_call_in_the_service_too(

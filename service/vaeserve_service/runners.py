@@ -1,0 +1,123 @@
+"""Threads that compute the batches of all models."""
+
+import asyncio
+import math
+import threading
+import time
+from collections import OrderedDict
+from queue import SimpleQueue
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from vaeserve_service.queues import Queue
+from vaeserve_service.requests import Arrays, Batch
+
+
+class _Work(NamedTuple):
+    """A batch to compute, the queue that it is of, and the loop that waits for it."""
+
+    queue: Queue
+    batch: Batch
+    loop: asyncio.AbstractEventLoop
+
+
+class Runners:
+    """So many threads; a free one takes the next queue's batch, queues in turn.
+
+    To be entered on the event loop; leaving waits for the calls under way.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._idle = count
+        self._queues: OrderedDict[Queue, None] = OrderedDict()  # those in which requests wait
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(count)
+        ]
+        self._dispatch_is_due = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def wake(self, queue: Queue) -> None:
+        """Let `queue` have a runner once the loop has done what else is due: what came together leaves together."""
+        self._queues.setdefault(queue)
+        if not self._dispatch_is_due:
+            self._dispatch_is_due = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Start the calls that are due, as long as there are threads for them."""
+        self._dispatch_is_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._idle and (queue := self._next()) is not None:
+            self._idle -= 1
+            self._work.put(_Work(queue, queue.take(), asyncio.get_running_loop()))
+            self._queues.move_to_end(queue)
+
+    def _next(self) -> Queue | None:
+        """Return the queue whose turn it is; if a call is due in none yet, see to it that this is asked again."""
+        empty: list[Queue] = []
+        due, soonest = None, math.inf
+        for queue in self._queues:
+            delay = queue.delay()
+            if delay == 0:
+                due = queue
+                break
+            if not queue.waits:
+                empty.append(queue)
+            soonest = min(soonest, delay)
+        for queue in empty:
+            del self._queues[queue]
+        if due is None and soonest < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(soonest, self._dispatch)
+        return due
+
+    def _run(self) -> None:
+        while self._compute():
+            pass
+
+    def _compute(self) -> bool:
+        """Compute a batch on a runner's thread, and bring it back to the loop; return False when there are no more.
+
+        What it holds goes with it: an idle thread keeps no model alive.
+        """
+        work = self._work.get()
+        if work is None:
+            return False
+        queue, batch, loop = work
+        outputs: Arrays | BaseException
+        batch.started = time.perf_counter()
+        try:
+            outputs = queue.compute(batch.inputs)
+        except BaseException as error:  # whatever it is, the callers must hear of it
+            outputs = error
+        batch.ended = time.perf_counter()
+        loop.call_soon_threadsafe(self._finish, queue, batch, outputs)
+        return True
+
+    def _finish(self, queue: Queue, batch: Batch, outputs: Arrays | BaseException) -> None:
+        """Give the requests what came of theirs, and the thread its next batch."""
+        self._idle += 1
+        queue.ended(batch)
+        if isinstance(outputs, BaseException):
+            batch.fail(outputs)  # first, for what is left of its requests is not to be computed
+            self._dispatch()
+        else:
+            self._dispatch()
+            batch.answer(outputs)
+        queue.on_batch(batch)
