@@ -139,6 +139,7 @@ class _Traced:
             "rpc.response.status_code": code.name,
             "vaeserve.model": call.model,
             "vaeserve.version": call.version,
+            "vaeserve.rows": call.rows,
             "vaeserve.request_id": call.request_id,
         })  # fmt: skip
         if code in _FAULTS:

@@ -16,6 +16,7 @@ from vaeserve_service.call import REQUEST_ID, Call, Metadata, Method
 from vaeserve_service.observer import Observer
 
 T = TypeVar("T")
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, Message | bytes]"
 
 log = structlog.get_logger()
@@ -64,31 +65,29 @@ async def _requests(request_type: type[Message], context: Context) -> AsyncItera
 async def _carry(answer: Callable[[Call], Awaitable[T]], call: Call, context: Context, observer: Observer) -> T:
     """Answer a call, observed, and end it with the code of what was raised."""
     observer.begin(call)
-    # What a call ends with unless it is answered: its caller went away.
-    code = grpc.StatusCode.CANCELLED
+    retry: Trailers = ()
     try:
         answered = await answer(call)
-        code = grpc.StatusCode.OK
-        return answered
     except VaeserveError as error:
-        code = code_of(error)
+        code, message = code_of(error), _clipped(str(error))
         if isinstance(error, InternalError):
             log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
-        message = _clipped(str(error))
-        retry = _retry_later(message) if isinstance(error, OverloadedError) else ()
-        await context.abort(code, message, ((REQUEST_ID, call.request_id), *retry))
-    except asyncio.CancelledError:
+        if isinstance(error, OverloadedError):
+            retry = _retry_later(message)
+    except asyncio.CancelledError:  # the caller went away, or its time is over
         remaining = context.time_remaining()
-        if remaining is not None and remaining <= 0:
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
+        late = remaining is not None and remaining <= 0
+        observer.end(call, grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
         raise
     except Exception as error:  # a defect of ours: said in full to the operator, and in a word to the caller
-        code = grpc.StatusCode.INTERNAL
+        code, message = grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"
         log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
-        named = ((REQUEST_ID, call.request_id),)
-        await context.abort(code, "internal error; the service's log has the details", named)
-    finally:
-        observer.end(call, code)
+    else:
+        observer.end(call, grpc.StatusCode.OK)
+        return answered
+    # Before the caller hears of it, so that whoever looks then finds it.
+    observer.end(call, code)
+    await context.abort(code, message, ((REQUEST_ID, call.request_id), *retry))
     raise AssertionError("abort returned")
 
 
@@ -105,7 +104,7 @@ def _clipped(message: str) -> str:
     return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
 
 
-def _retry_later(message: str) -> tuple[tuple[str, str | bytes], ...]:
+def _retry_later(message: str) -> Trailers:
     """Return the trailers that say when to try again: gRPC's own, and Google's error model, which more clients read."""
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromMilliseconds(RETRY_MS)
