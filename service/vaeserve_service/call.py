@@ -17,8 +17,8 @@ Metadata = Iterable[tuple[str, str | bytes]]
 REQUEST_ID = "x-request-id"
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
-# Source: W3C Trace Context, section 3.2.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+# Version 00. Source: W3C Trace Context, section 3.2.
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 
 
 @dataclass(slots=True)
