@@ -11,16 +11,21 @@ from dataclasses import dataclass
 
 import grpc
 
-METHOD = "/vaeserve.v1.VaeService/Score"
+SERVICE = "/vaeserve.v1.VaeService"
 TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call to repeat: the request and the answer, serialized. Floats are of fixed size, so answers are too."""
+    """A call to repeat: its RPC, and `messages` of one request and of its answer, serialized.
 
+    Floats are of fixed size, so answers are too.
+    """
+
+    rpc: str
     request: bytes
     answer: bytes
+    messages: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,46 +36,44 @@ class Load:
     p50_us: float | None = None
 
 
-def flood(target: str, call: Call, *, requests: int, connections: int, streams: int) -> Load:
-    """Send `requests` calls, `connections * streams` of them in flight.
+def flood(target: str, call: Call, *, calls: int, connections: int, streams: int) -> Load:
+    """Make `calls`, `connections * streams` of them at once.
 
     h2load sees no grpc-status, but a call that failed has no message: raises RuntimeError unless every call was
     answered, with as many bytes in all as right answers have.
     """
     with tempfile.NamedTemporaryFile() as body:
-        body.write(_framed(call.request))
+        body.write(_framed(call.request) * call.messages)
         body.flush()
         command = [
-            *(_h2load(), f"--requests={requests}", f"--clients={connections}", f"--max-concurrent-streams={streams}"),
+            *(_h2load(), f"--requests={calls}", f"--clients={connections}", f"--max-concurrent-streams={streams}"),
             *("--threads=1", f"--data={body.name}", "--header=content-type: application/grpc", "--header=te: trailers"),
-            f"http://{target}{METHOD}",
+            f"http://{target}{SERVICE}/{call.rpc}",
         ]
         report = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
     succeeded = int(_find(r"(\d+) succeeded", report))
     content = int(_find(r"\((\d+)\) data", report))
-    expected = requests * len(_framed(call.answer))
-    if succeeded != requests or content != expected:
-        raise RuntimeError(
-            f"{target}: {succeeded} calls answered with {content} bytes; expected {requests} with {expected}"
-        )
-    return Load(float(_find(r"([\d.]+) req/s", report)))
+    expected = calls * call.messages * len(_framed(call.answer))
+    if succeeded != calls or content != expected:
+        raise RuntimeError(f"{target}: {succeeded} calls answered with {content} bytes; expected {calls}, {expected}")
+    return Load(round(call.messages * float(_find(r"([\d.]+) req/s", report)), 1))
 
 
-def one_by_one(target: str, call: Call, *, requests: int) -> Load:
-    """Send `requests` calls, each after the last one's answer; raises RuntimeError for an answer of another length."""
+def one_by_one(target: str, call: Call, *, calls: int) -> Load:
+    """Make `calls`, each after the last one's answer; raises RuntimeError for an answer of another length."""
     seconds = []
     with grpc.insecure_channel(target) as channel:
         grpc.channel_ready_future(channel).result(TIMEOUT_S)
-        send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+        send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{SERVICE}/{call.rpc}")
         began = time.perf_counter()
-        for _ in range(requests):
+        for _ in range(calls):
             sent = time.perf_counter()
             answer = send(call.request, timeout=TIMEOUT_S)
             seconds.append(time.perf_counter() - sent)
             if len(answer) != len(call.answer):
                 raise RuntimeError(f"{target}: answered {len(answer)} bytes; expected {len(call.answer)}")
         took = time.perf_counter() - began
-    return Load(round(requests / took, 1), round(1e6 * statistics.median(seconds), 1))
+    return Load(round(calls / took, 1), round(1e6 * statistics.median(seconds), 1))
 
 
 def _h2load() -> str:

@@ -1,6 +1,7 @@
 """The server that a user would write: grpc.aio, and one `session.run` a request on a thread.
 
-It answers `vaeserve.v1.VaeService/Score` for one table's bundle, with the default options alone.
+It answers `vaeserve.v1.VaeService/Score` for one bundle, of a table of numbers or of images, with the default options
+alone.
 `python -m benchmarks.naive BUNDLE` prints the port that it took.
 """
 
@@ -31,13 +32,14 @@ class Scorer:
         self._noise = bundle.noise[: bundle.manifest.num_samples]
         self._calibration = bundle.calibration.scores[Bound.ELBO]
         self._rate = bundle.manifest.false_positive_rate
+        self._dtype = np.uint8 if bundle.manifest.signature.inputs[0].dtype == "UINT8" else np.float32
         self._model = pb.ModelSpec(name=bundle.manifest.name, version=bundle.version)
 
     async def score(self, request: pb.ScoreRequest, _: object) -> pb.ScoreResponse:
         """Answer a request."""
         tensor = request.inputs[0]
-        rows = np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
-        feeds = {"numeric": rows, "noise": self._noise}
+        rows = np.frombuffer(tensor.data, self._dtype).reshape(tensor.shape)
+        feeds = {tensor.name: rows, "noise": self._noise}
         elbo, log_likelihood, kl, status = await asyncio.to_thread(self._session.run, OUTPUTS, feeds)
         calibrated = len(self._calibration)
         p_value = (1 + calibrated - np.searchsorted(self._calibration, -elbo)) / (calibrated + 1)

@@ -16,6 +16,8 @@ from benchmarks.environment import ROOT
 from vaeserve.bundle import Bundle
 from vaeserve.local import HOST, serve_locally
 
+# Messages of a stream that the service reads before it has answered them.
+IN_FLIGHT = 64
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -35,7 +37,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
 
     def codes(self) -> Counter[str]:
-        """Return how many calls of Score ended with each gRPC code; nothing for a server that doesn't count."""
+        """Return how many calls of Score and ScoreStream ended with each code; none for a server that doesn't count."""
         if not self.metrics:
             return Counter()
         with urlopen(self.metrics, timeout=10) as response:  # noqa: S310 - our own server
@@ -45,15 +47,16 @@ class Server:
                 sample.labels["code"]: int(sample.value)
                 for family in families
                 for sample in family.samples
-                if sample.name == "vaeserve_requests_total" and sample.labels["rpc"] == "Score"
+                if sample.name == "vaeserve_requests_total" and sample.labels["rpc"] in ("Score", "ScoreStream")
             }
         )
 
 
 @contextmanager
 def ours(bundle: Bundle, *, log: Path) -> Iterator[Server]:
-    """Serve the bundle's repository with `vaeserve serve`, as it is by default."""
-    with serve_locally(bundle.path.parent.parent, log=log) as service:
+    """Serve the bundle with `vaeserve serve`, as it is by default but for how much of a stream is computed at once."""
+    options = ["--set", f'repository.models=["{bundle.manifest.name}"]', "--set", f"limits.stream_requests={IN_FLIGHT}"]
+    with serve_locally(bundle.path.parent.parent, log=log, options=options) as service:
         yield Server("ours", service.target, service.process.pid, f"{service.http}/metrics")
 
 

@@ -1,28 +1,28 @@
 """The service against the server that a user would write: processor time and throughput, side by side.
 
-Both serve the reference model "tab" at once and are loaded in turns, so that the machine's drift meets both alike.
+Both serve a reference model at once and are loaded in turns, so that the machine's drift meets both alike.
 """
 
 import argparse
 import contextlib
 import statistics
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import grpc
 
 from benchmarks import models, peers
 from benchmarks.load import Call, Load, flood, one_by_one
 from benchmarks.peers import Server
 from vaeserve.bundle import Bundle
-from vaeserve.client import Client
-from vaeserve.messages import score_request, spec
+from vaeserve.messages import read_scores, score_request, spec
 from vaeserve.scores import ScoreOptions, Scores, interpret
 from vaeserve.v1 import vae_pb2 as pb
+from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
 from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
 
 NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value")
@@ -31,79 +31,112 @@ CHECKED_CALLS = 20
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows in a request, requests in flight (one, or connections of streams), and requests a round."""
+    """Requests of so many rows: how many a round, and how many are in flight.
+
+    connections * streams: calls at once; messages: requests to a call, more than one of which are a ScoreStream, and
+    then `peers.IN_FLIGHT` of each are in flight.
+    """
 
     name: str
+    model: Callable[[Path], Bundle]
     rows: int
     requests: int
     connections: int = 1
     streams: int = 1
+    messages: int = 1
 
-    def load(self, server: Server, call: Call, *, requests: int) -> Load:
-        """Load a server with some calls."""
-        if self.connections * self.streams == 1:
-            return one_by_one(server.target, call, requests=requests)
-        return flood(server.target, call, requests=requests, connections=self.connections, streams=self.streams)
+    def call(self, bundle: Bundle, expected: Scores) -> Call:
+        """Return the call to make."""
+        return Call(
+            "Score" if self.messages == 1 else "ScoreStream",
+            self.request(bundle).SerializeToString(),
+            _answer(expected).SerializeToString(),
+            self.messages,
+        )
+
+    def request(self, bundle: Bundle) -> pb.ScoreRequest:
+        """Return the request to repeat."""
+        rows = models.rows(bundle.manifest.signature, self.rows, seed=1)
+        return score_request(spec(bundle.manifest.name, ""), rows, ScoreOptions())
+
+    def load(self, server: Server, call: Call, *, calls: int) -> Load:
+        """Load a server."""
+        if self.connections * self.streams * self.messages == 1:
+            return one_by_one(server.target, call, calls=calls)
+        return flood(server.target, call, calls=calls, connections=self.connections, streams=self.streams)
+
+    def answers(self, server: Server, bundle: Bundle) -> Iterator[Scores]:
+        """Yield the answers to some requests."""
+        request = self.request(bundle)
+        with grpc.insecure_channel(server.target) as channel:
+            stub = VaeServiceStub(channel)
+            if self.messages == 1:
+                yield from (read_scores(stub.Score(request)) for _ in range(CHECKED_CALLS))
+            else:
+                yield from map(read_scores, stub.ScoreStream(iter([request] * CHECKED_CALLS)))
 
 
+ONE_ROW = Workload("W1", models.tab, rows=1, requests=10_000, connections=4, streams=16)
+# Each with what the other server is loaded with.
 WORKLOADS = (
-    Workload("W1", rows=1, requests=10_000, connections=4, streams=16),
-    Workload("W2", rows=256, requests=3_000, connections=2, streams=4),
-    Workload("W3", rows=1, requests=3_000),
+    (ONE_ROW, ONE_ROW),
+    (Workload("W1 as ScoreStream", models.tab, rows=1, requests=20_000, messages=5000), ONE_ROW),
+    *(
+        (workload, workload)
+        for workload in (
+            Workload("W2", models.tab, rows=256, requests=3_000, connections=2, streams=4),
+            Workload("W3", models.tab, rows=1, requests=3_000),
+            Workload("W4", models.img, rows=64, requests=2_000, connections=2, streams=4),
+        )
+    ),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's options."""
-    parser.add_argument("--work", type=Path, help="a folder that keeps the model for the next time")
+    parser.add_argument("--work", type=Path, help="a folder that keeps the models for the next time")
     parser.add_argument("--rounds", type=int, default=3, help="rounds to take medians of (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="times the requests of a round (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=[ours.name for ours, _ in WORKLOADS], help="these workloads alone")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure every workload on both servers."""
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bundle = models.tab(work)
-        servers = (
-            stack.enter_context(peers.ours(bundle, log=work / "ours.log")),
-            stack.enter_context(peers.naive(bundle, log=work / "naive.log")),
-        )
-        workloads = {
-            workload.name: _compare(workload, servers, bundle, rounds=options.rounds, scale=options.scale)
-            for workload in WORKLOADS
+        return {
+            "rounds": options.rounds,
+            "workloads": {
+                ours.name: _compare(ours, naive, work, rounds=options.rounds, scale=options.scale)
+                for ours, naive in WORKLOADS
+                if options.only is None or ours.name in options.only
+            },
         }
-    return {"rounds": options.rounds, "model_sha256": bundle.manifest_sha256, "workloads": workloads}
 
 
-def _compare(
-    workload: Workload, servers: tuple[Server, Server], bundle: Bundle, *, rounds: int, scale: float
-) -> dict[str, Any]:
-    requests = max(1, round(scale * workload.requests))
-    rows = models.rows(workload.rows, seed=1)
-    expected = _expected(bundle, rows)
-    call = Call(
-        score_request(spec(bundle.manifest.name, ""), {"numeric": rows}, ScoreOptions()).SerializeToString(),
-        _answer(expected).SerializeToString(),
-    )
-    errors = {server.name: _check(server, rows, expected, workload, call, requests) for server in servers}
-    figures: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
-    for _ in range(rounds):
-        for server in servers:
-            figures[server.name].append(_round(server, workload, call, requests))
-    medians = {name: _medians(measured) for name, measured in figures.items()}
+def _compare(ours: Workload, naive: Workload, work: Path, *, rounds: int, scale: float) -> dict[str, Any]:
+    bundle = ours.model(work)
+    expected = _expected(bundle, ours)
+    with peers.ours(bundle, log=work / "ours.log") as first, peers.naive(bundle, log=work / "naive.log") as second:
+        pairs = [(first, ours), (second, naive)]
+        errors = {server.name: _check(server, workload, bundle, expected, scale=scale) for server, workload in pairs}
+        figures: dict[str, list[dict[str, float]]] = {server.name: [] for server, _ in pairs}
+        for _ in range(rounds):
+            for server, workload in pairs:
+                figures[server.name].append(_round(server, workload, workload.call(bundle, expected), scale=scale))
     return {
-        "load": asdict(workload) | {"requests": requests},
+        "load": asdict(ours) | {"model": bundle.manifest.name, "model_sha256": bundle.manifest_sha256, "scale": scale},
         "largest_error": errors,
-        **medians,
+        **{name: _medians(measured) for name, measured in figures.items()},
         "ours_to_naive": _ratios(*figures.values()),
         "rounds": figures,
     }
 
 
-def _expected(bundle: Bundle, rows: NDArray[np.float32]) -> Scores:
+def _expected(bundle: Bundle, workload: Workload) -> Scores:
     """Return what ONNX Runtime gives in this process."""
-    outputs = Runtime.load(bundle).score({"numeric": rows}, bundle.noise[: bundle.manifest.num_samples])
+    rows = models.rows(bundle.manifest.signature, workload.rows, seed=1)
+    outputs = Runtime.load(bundle).score(rows, bundle.noise[: bundle.manifest.num_samples])
     return interpret(
         outputs,
         bundle.calibration,
@@ -121,23 +154,15 @@ def _answer(scores: Scores) -> pb.ScoreResponse:
     )
 
 
-def _check(
-    server: Server,
-    rows: NDArray[np.float32],
-    expected: Scores,
-    workload: Workload,
-    call: Call,
-    requests: int,
-) -> float:
+def _check(server: Server, workload: Workload, bundle: Bundle, expected: Scores, *, scale: float) -> float:
     """Compare answers that come while the server is under load, which warms it up too; return the largest error.
 
     Raises RuntimeError for one past the tolerance, or another verdict.
     """
     error = 0.0
-    with ThreadPoolExecutor(1) as background, Client(server.target) as client:
-        load = background.submit(workload.load, server, call, requests=requests)
-        for _ in range(CHECKED_CALLS):
-            scores = client.score(expected.model, rows)
+    with ThreadPoolExecutor(1) as background:
+        load = background.submit(_round, server, workload, workload.call(bundle, expected), scale=scale, counted=False)
+        for scores in workload.answers(server, bundle):
             for name in NUMBERS:
                 error = max(error, largest_error(getattr(scores, name), getattr(expected, name)))
             same = (scores.anomalous == expected.anomalous).all() and (scores.status == expected.status).all()
@@ -147,15 +172,19 @@ def _check(
     return error
 
 
-def _round(server: Server, workload: Workload, call: Call, requests: int) -> dict[str, float]:
+def _round(server: Server, workload: Workload, call: Call, *, scale: float, counted: bool = True) -> dict[str, float]:
     """Load a server once; raises RuntimeError unless it counted each call, and as OK."""
+    calls = max(1, round(scale * workload.requests / workload.messages))
     codes, cpu = server.codes(), server.cpu_seconds()
-    load = workload.load(server, call, requests=requests)
+    load = workload.load(server, call, calls=calls)
     cpu = server.cpu_seconds() - cpu
     ended = server.codes() - codes
-    if server.metrics and ended != {"OK": requests}:
-        raise RuntimeError(f"{server.name}: calls ended with {dict(ended)}; expected {requests} with OK")
-    figures = {"cpu_us_per_request": round(1e6 * cpu / requests, 1), "requests_per_s": load.requests_per_s}
+    if server.metrics and counted and ended != {"OK": calls}:
+        raise RuntimeError(f"{server.name}: calls ended with {dict(ended)}; expected {calls} with OK")
+    figures = {
+        "cpu_us_per_request": round(1e6 * cpu / (calls * workload.messages), 1),
+        "requests_per_s": load.requests_per_s,
+    }
     return figures if load.p50_us is None else figures | {"p50_us": load.p50_us}
 
 
