@@ -93,8 +93,8 @@ def _security(config: ServiceConfig) -> str:
 def _callers(config: ServiceConfig) -> str:
     if config.access.callers is None:
         return "anyone, for anything"
-    anonymous = f"; anyone for {', '.join(config.access.anonymous)}" if config.access.anonymous else ""
-    return f"those of {config.access.callers}{anonymous}"
+    anonymous = f"anyone for {', '.join(config.access.anonymous)}, else " if config.access.anonymous else ""
+    return f"{anonymous}those of {config.access.callers}"
 
 
 def _services(config: ServiceConfig) -> Iterator[str]:
