@@ -26,18 +26,23 @@ class Call:
     """A call under way: its RPC, and the model version that answers it, empty until its handler knows.
 
     Only what is served gets into `rpc`, `model` and `version`, so that they may label a metric. Who asks is read from
-    its `metadata` only where it is needed. `on_computed` is told of each request for rows, a future, once it is done.
+    its `metadata` only where it is needed. The requests of a stream are calls of their own, its parts.
+
+    on_answered: is told of each part of a stream that has been answered.
+    on_computed: is told of each request for rows, a future, once it is done.
+    on_ended: is told the code that it ended with.
     """
 
     service: str
     rpc: str
     metadata: Callable[[], Metadata] = tuple
-    on_answered: Callable[["Call"], None] = lambda _: None
     model: str = ""
     version: str = ""
     rows: int = 0
-    streaming: bool = False
     started: float = field(default_factory=time.perf_counter)
+    streaming: bool = False
+    stream: "Call | None" = None
+    on_answered: Callable[["Call"], None] = lambda _: None
     on_computed: Callable[[Future[Any]], None] | None = None
     on_ended: Callable[[StatusCode], None] | None = None
     _request_id: str = ""
@@ -75,7 +80,14 @@ class Call:
 
     def part(self) -> "Call":
         """Return the call as which one request of this stream is answered."""
-        return Call(self.service, self.rpc, on_answered=self.on_answered, on_computed=self.on_computed)
+        return Call(self.service, self.rpc, stream=self, on_computed=self.on_computed)
+
+    def answer(self, rows: int) -> None:
+        """Have so many rows answered."""
+        self.rows = rows
+        if self.stream is not None:
+            self.stream.rows += rows
+            self.stream.on_answered(self)
 
 
 # The call that code runs for, in the task that answers it and those that it starts.

@@ -104,14 +104,17 @@ class Model:
         latents = path(first, last, steps=steps, method=method)
         return await self.decode(latents), latents
 
-    async def score(self, inputs: Arrays, options: ScoreOptions) -> Arrays:
-        """Return how anomalous each row is: the fields of Scores by their names; `attributions` where asked for."""
-        # Refuse what can't be answered before it is computed.
+    def score(self, inputs: Arrays, options: ScoreOptions) -> Request:
+        """Have rows scored; its outputs are the fields of Scores by their names, `attributions` where asked for.
+
+        Raises InvalidInputError for a rate that the calibration can't support, OutOfRangeError for more noise points
+        than there are; before anything is computed.
+        """
         self.calibration.rate(options)
         samples = count_samples(self._noise, options, default=self.manifest.num_samples)
         # A row of more samples than the default counts as so many more rows.
         cost = math.ceil(samples / self.manifest.num_samples)
-        return await self._submit(Operation("score", options), self._signature.check(inputs), cost=cost)
+        return self._submit(Operation("score", options), self._signature.check(inputs), cost=cost)
 
     def _submit(self, operation: Operation, inputs: Arrays, *, cost: int = 1) -> Request:
         """Have rows computed, each counted as `cost` rows."""

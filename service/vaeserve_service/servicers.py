@@ -1,6 +1,6 @@
 """The RPCs: message in, message or our error out. What carries them is `transport`'s business."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from vaeserve_service.model import Model
 from vaeserve_service.packed import score_response
 from vaeserve_service.pipeline import in_order
 from vaeserve_service.repository import Repository, State, VersionState
-from vaeserve_service.runtime import Arrays
+from vaeserve_service.requests import Arrays, Request
 
 SERVICE = "vaeserve.v1.VaeService"
 
@@ -37,7 +37,7 @@ class VaeService:
         """Return the rows' posteriors."""
         model = self._model(request.model, call)
         outputs = await model.encode(self._inputs(request.inputs))
-        call.rows = len(outputs["status"])
+        call.answer(len(outputs["status"]))
         return pb.EncodeResponse(
             model=_spec(model),
             mean=to_tensor(outputs["mean"], "mean"),
@@ -50,7 +50,7 @@ class VaeService:
         model = self._model(request.model, call)
         latents = self._array(request.latents, "latents")
         outputs = await model.decode(latents)
-        call.rows = len(latents)
+        call.answer(len(latents))
         return pb.DecodeResponse(model=_spec(model), outputs=to_tensors(outputs))
 
     async def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> pb.ReconstructResponse:
@@ -58,41 +58,40 @@ class VaeService:
         model = self._model(request.model, call)
         outputs = await model.reconstruct(self._inputs(request.inputs))
         status = outputs.pop("status").tolist()
-        call.rows = len(status)
+        call.answer(len(status))
         return pb.ReconstructResponse(model=_spec(model), outputs=to_tensors(outputs), status=status)
 
     async def score(self, request: pb.ScoreRequest, call: Call) -> bytes:
         """Return the rows' scores, a ScoreResponse."""
-        model = self._model(request.model, call)
-        scores = await model.score(self._inputs(request.inputs), _options(request))
-        call.rows = len(scores["score"])
-        return score_response(scores, model=model.name, version=model.version, request_id=request.request_id)
+        return await self._scoring(request, call)
 
     def score_stream(self, requests: AsyncIterator[pb.ScoreRequest], call: Call) -> AsyncIterator[bytes]:
         """Yield a ScoreResponse for each request, in order."""
         return in_order(requests, partial(self._score_next, call=call), most=self._stream_requests)
 
-    async def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> bytes:
-        """Return a streamed request's scores; an error names the request."""
+    def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> "_Scoring":
+        """Have a streamed request's rows scored; an error names the request."""
         part = call.part()
         try:
-            response = await self.score(request, part)
+            return self._scoring(request, part)
         except VaeserveError as error:
             if request.request_id:
                 raise type(error)(f"request_id {request.request_id!r}: {error}") from error
             raise
         finally:
             call.model, call.version = part.model, part.version
-        call.rows += part.rows
-        call.on_answered(part)
-        return response
+
+    def _scoring(self, request: pb.ScoreRequest, call: Call) -> "_Scoring":
+        model = self._model(request.model, call)
+        scores = model.score(self._inputs(request.inputs), _options(request))
+        return _Scoring(scores, model, call, request.request_id)
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """Return the reconstructions of draws from the prior."""
         model = self._model(request.model, call)
         temperature = request.temperature if request.HasField("temperature") else 1.0
         outputs = await model.generate(request.count, seed=request.seed, temperature=temperature)
-        call.rows = request.count
+        call.answer(request.count)
         return pb.GenerateResponse(model=_spec(model), outputs=to_tensors(outputs))
 
     async def interpolate(self, request: pb.InterpolateRequest, call: Call) -> pb.InterpolateResponse:
@@ -102,7 +101,7 @@ class VaeService:
             raise InvalidInputError(f"method: {request.method}; expected LINEAR or SPHERICAL")
         start, end = self._array(request.start, "start"), self._array(request.end, "end")
         outputs, latents = await model.interpolate(start, end, steps=request.steps, method=_METHODS[request.method])
-        call.rows = len(latents)
+        call.answer(len(latents))
         return pb.InterpolateResponse(
             model=_spec(model), outputs=to_tensors(outputs), latents=to_tensor(latents, "latents")
         )
@@ -153,6 +152,25 @@ class VaeService:
 
     def _array(self, tensor: pb.Tensor, where: str) -> NDArray[Any]:
         return from_tensor(tensor, where, most_elements=self._most_elements)
+
+
+class _Scoring:
+    """Rows that are being scored: awaited, a ScoreResponse. No task of its own, for a streamed request has none."""
+
+    def __init__(self, scores: Request, model: Model, call: Call, request_id: str) -> None:
+        self._scores = scores
+        self._call = call
+        self._model = model  # which is in use until then
+        self._request_id = request_id
+
+    def __await__(self) -> Generator[Any, Any, bytes]:
+        scores = yield from self._scores
+        self._call.answer(len(scores["score"]))
+        return score_response(scores, model=self._model.name, version=self._model.version, request_id=self._request_id)
+
+    def cancel(self) -> None:
+        """Score no more of them."""
+        self._scores.cancel()
 
 
 def version_state(version: VersionState) -> pb.ModelVersion:

@@ -1,8 +1,9 @@
 """Many requests of a stream at once, answered in their order."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,11 @@ async def collect(answers: AsyncIterator[int], into: list[int]) -> None:
         into.append(answer)  # noqa: PERF401 - what came before an error counts
 
 
+def started(answer: Callable[[int], Coroutine[Any, Any, int]]) -> Callable[[int], asyncio.Task[int]]:
+    """Return what starts a task of it."""
+    return lambda number: asyncio.create_task(answer(number))
+
+
 async def settle() -> None:
     """Let everything that is ready on the loop run."""
     for _ in range(50):
@@ -49,7 +55,7 @@ async def test_answers_come_in_order_though_they_end_in_another() -> None:
             await gates[2].wait()
         return number
 
-    assert [number async for number in in_order(aiter(Source(4)), answer, most=4)] == [0, 1, 2, 3]
+    assert [number async for number in in_order(aiter(Source(4)), started(answer), most=4)] == [0, 1, 2, 3]
 
 
 async def test_no_more_are_read_than_may_wait() -> None:
@@ -59,7 +65,7 @@ async def test_no_more_are_read_than_may_wait() -> None:
         return number
 
     source = Source(100)
-    async with aclosing(in_order(aiter(source), answer, most=3)) as answers:  # type: ignore[type-var]
+    async with aclosing(in_order(aiter(source), started(answer), most=3)) as answers:  # type: ignore[type-var]
         assert await anext(answers) == 0
         await settle()
         assert source.taken == 3
@@ -84,8 +90,9 @@ async def test_an_error_comes_after_the_answers_before_it_and_ends_the_rest() ->
 
     answered: list[int] = []
     with pytest.raises(InvalidInputError, match="wrong"):
-        await collect(in_order(aiter(Source(10)), answer, most=10), answered)
+        await collect(in_order(aiter(Source(10)), started(answer), most=10), answered)
     assert answered == [0, 1]
+    await settle()
     assert cancelled.is_set()
 
 
@@ -98,7 +105,7 @@ async def test_an_error_in_reading_comes_after_the_answers() -> None:
     answered: list[int] = []
     source = Source(3, error=InvalidInputError("no message"))
     with pytest.raises(InvalidInputError, match="no message"):
-        await collect(in_order(aiter(source), answer, most=10), answered)
+        await collect(in_order(aiter(source), started(answer), most=10), answered)
     assert answered == [0, 1, 2]
 
 
@@ -115,7 +122,8 @@ async def test_who_leaves_takes_what_is_unfinished_along() -> None:
                 cancelled.set()
         return number
 
-    async with aclosing(in_order(aiter(Source(5)), answer, most=5)) as answers:  # type: ignore[type-var]
+    async with aclosing(in_order(aiter(Source(5)), started(answer), most=5)) as answers:  # type: ignore[type-var]
         assert await anext(answers) == 0
         await running.wait()
+    await settle()
     assert cancelled.is_set()

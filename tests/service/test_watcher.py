@@ -110,6 +110,11 @@ async def watching(
         yield served
 
 
+async def scored(model: Model) -> Arrays:
+    """Answer a call as the service does, which holds the model until then."""
+    return await model.score({"numeric": ROWS}, ScoreOptions())
+
+
 async def test_a_new_version_takes_the_place_of_the_old(shelf: Shelf) -> None:
     """Once it is there as it was a look ago it serves, and the old one goes; metrics and health follow."""
     shelf.add(1)
@@ -139,7 +144,7 @@ async def test_calls_in_flight_end_on_their_version_which_is_then_freed(shelf: S
             assert model is not None
             freed, go = weakref.ref(model), threading.Event()
             busy = served.keep_busy(go)
-            call = asyncio.create_task(model.score({"numeric": ROWS}, ScoreOptions()))
+            call = asyncio.create_task(scored(model))
             model = None
             await asyncio.sleep(0)
             shelf.add(2, bundle=1)
