@@ -36,10 +36,11 @@ _FAULTS = frozenset({
 class Tracing:
     """Makes spans; whoever opens it closes it, so that the last are sent."""
 
-    def __init__(self, provider: "TracerProvider") -> None:
+    def __init__(self, provider: "TracerProvider", *, linger_s: float = LINGER_S) -> None:
         from opentelemetry import propagate, trace
 
         self._provider = provider
+        self._linger_s = linger_s
         self._tracer = provider.get_tracer("vaeserve", __version__)
         self._extract = propagate.extract
         self._trace = trace
@@ -79,7 +80,7 @@ class Tracing:
         """Send what there is still to send, as far as somebody takes it soon."""
         sending = Thread(target=self._provider.shutdown, name="tracing", daemon=True)
         sending.start()
-        sending.join(LINGER_S)
+        sending.join(self._linger_s)
 
     def begin(self, call: Call) -> None:
         """Begin the span of a call, as part of its caller's trace if it names one."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -240,6 +241,21 @@ def test_a_collector_that_is_away_holds_up_nothing(
     assert service.process.returncode == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert lines[-1]["event"] == "stopped"
+
+
+def test_spans_that_nobody_takes_do_not_hold_up_the_end() -> None:
+    """Where sending the last ones takes for ever, closing ends all the same."""
+    never, closing = threading.Event(), threading.Event()
+
+    class Stuck(TracerProvider):
+        def shutdown(self) -> None:
+            closing.set()
+            never.wait()
+
+    with Tracing(Stuck(shutdown_on_exit=False), linger_s=0.01):
+        pass
+    assert closing.is_set()
+    never.set()
 
 
 def serve_traced(*, blocked: Sequence[str] = (), **variables: str) -> "subprocess.CompletedProcess[str]":
