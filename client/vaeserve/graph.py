@@ -7,6 +7,7 @@ Sources: onnx/onnx.proto; protobuf.dev/programming-guides/encoding.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from vaeserve.errors import BundleError
 
@@ -16,7 +17,8 @@ DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _MODEL_OPSETS, _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 8, 7, 20, 25
 _OPSET_DOMAIN = 1
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 3, 4, 5, 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
+_ATTRIBUTE_NAME = 1
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 
@@ -24,6 +26,41 @@ _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _WIDTHS = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 
 Field = tuple[int, int | memoryview]
+
+
+class Node(NamedTuple):
+    """A node of a graph: what it is, the names of what it takes and gives, and of its attributes."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: frozenset[str]
+
+
+def nodes(content: bytes) -> Iterator[Node]:
+    """Yield the nodes of a graph that `refuse_unsafe` let pass, each behind those whose outputs it takes."""
+    for number, graph in _messages(memoryview(content)):
+        for part, node in _messages(graph) if number == _MODEL_GRAPH else ():
+            if part == _GRAPH_NODE:
+                yield _node(node)
+
+
+def _node(node: memoryview) -> Node:
+    texts: dict[int, list[str]] = {_NODE_NAME: [""], _NODE_OPERATOR: [""], _NODE_INPUT: [], _NODE_OUTPUT: []}
+    attributes = set()
+    for number, value in _messages(node):
+        if number == _NODE_ATTRIBUTE:
+            attributes.add(_text(value, _ATTRIBUTE_NAME))
+        elif number in texts:
+            texts[number].append(bytes(value).decode(errors="replace"))
+    return Node(
+        texts[_NODE_NAME][-1],
+        texts[_NODE_OPERATOR][-1],
+        tuple(texts[_NODE_INPUT]),
+        tuple(texts[_NODE_OUTPUT]),
+        frozenset(attributes),
+    )
 
 
 def refuse_unsafe(content: bytes, name: str) -> None:

@@ -72,10 +72,21 @@ class RepositoryConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """What the graphs run on; runners are the calls computed at once, by default one a processor of the cgroup."""
+    """What the graphs run on, and how many calls are computed at once.
+
+    Runners are by default one a processor of the cgroup, on a GPU two: one computes while the other's rows are copied.
+    `gpu_memory_bytes` is the most that each graph takes of its memory.
+    """
 
     device: Literal["cpu", "cuda"] = "cpu"
     runners: Count | None = None
+    gpu_memory_bytes: Count | None = None
+
+    @model_validator(mode="after")
+    def _limits_a_gpu_that_is_used(self) -> Self:
+        if self.gpu_memory_bytes and self.device != "cuda":
+            raise ValueError(f"gpu_memory_bytes with device {self.device}; expected it with device cuda")
+        return self
 
 
 class BatchingConfig(Section):

@@ -1,8 +1,14 @@
-"""The limits of connections in gRPC's words: those options of its core that were seen to do what they say."""
+"""The limits of connections, in gRPC's words: those options of its core that were seen to do what they say."""
 
+import resource
+
+from vaeserve.errors import ConfigError
 from vaeserve_service.config import ConnectionsConfig
 
 Options = list[tuple[str, int]]
+
+# What a service opens beside connections to its gRPC port: 64 to the other one, models, libraries, pipes.
+_OTHER_FILES = 256
 
 
 def channel_options(config: ConnectionsConfig) -> Options:
@@ -30,6 +36,22 @@ def channel_options(config: ConnectionsConfig) -> Options:
         # 100,000 of them 10 s of a processor, or 0.02 s.
         ("grpc.http2.max_ping_strikes", 0),
     ]
+
+
+def allow_open_files(config: ConnectionsConfig) -> None:
+    """Let this process open as many files as its connections take.
+
+    Raises ConfigError where that is more than the system lets it.
+    """
+    needed = config.limit + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ConfigError(
+            f"connections.limit: {config.limit} take {needed} open files, and the process may have {hard}; expected "
+            f"{max(0, hard - _OTHER_FILES)} at most, or a process that may have more (ulimit -n)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _ms(seconds: float) -> int:

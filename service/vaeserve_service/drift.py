@@ -63,8 +63,10 @@ class Drift:
 
     def add(self, scores: Scores) -> None:
         """Count rows that were scored."""
-        # Most come by the row. Their arrays wait until there are some, or somebody looks.
-        self._waiting.append((scores.status, scores.p_value, scores.anomalous, scores.kl, scores.log_likelihood))
+        # Most come by the row. Their arrays wait until there are some, or somebody looks; copies of those that ONNX
+        # Runtime made, which would keep a session's memory for as long.
+        terms = (scores.kl.copy(), scores.log_likelihood.copy())
+        self._waiting.append((scores.status, scores.p_value, scores.anomalous, *terms))
         if len(self._waiting) >= MOST_BATCHES or len(scores.score) >= MANY_ROWS:
             self.count()
 

@@ -30,8 +30,10 @@ class Loader:
         if name == LIVENESS:
             raise BundleError(f"{folder}: {name!r} is the health service's name for the process; expected another name")
         bundle = Bundle.open(folder)
-        runtime = Runtime.load(bundle, device=self._config.runtime.device)
-        for rows in (1, self._config.batching.max_rows):
+        runtime = Runtime.load(
+            bundle, device=self._config.runtime.device, memory_bytes=self._config.runtime.gpu_memory_bytes
+        )
+        for rows in self._sizes():
             _run(runtime, bundle, rows)
         record = self._metrics.record(name, str(version), bundle.manifest.calibration)
         return Model(
@@ -44,9 +46,17 @@ class Loader:
             on_scores=record.drift.add,
         )
 
+    def _sizes(self) -> list[int]:
+        """Return the numbers of rows to warm: the least and the most of a batch, on a GPU each size of buffers."""
+        most = self._config.batching.max_rows
+        if self._config.runtime.device == "cpu":
+            return [1, most]
+        return [1 << power for power in range((most - 1).bit_length() + 1)]
+
 
 def _run(runtime: Runtime, bundle: Bundle, rows: int) -> None:
     """Run each graph with so many rows, for its memory and, on a GPU, its kernels: the first request must not wait."""
     golden = {name: np.resize(array, (rows, *array.shape[1:])) for name, array in bundle.golden.items()}
     runtime.reconstruct(golden_inputs(golden))
-    runtime.score(golden_inputs(golden), bundle.noise[: bundle.manifest.num_samples])
+    for by_feature in (False, True):
+        runtime.score(golden_inputs(golden), bundle.noise[: bundle.manifest.num_samples], by_feature=by_feature)

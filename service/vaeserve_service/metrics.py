@@ -123,8 +123,10 @@ class Metrics(Collector):
             self._rejected.labels(call.model, REASONS[code]).inc()
 
     def record(self, model: str, version: str, calibration: CalibrationSummary) -> Record:
-        """Return what a version that has been loaded adds to, from 0: with new files it is another model."""
-        record = self._records[model, version] = Record(calibration)
+        """Return what a version that has been loaded adds to: from 0, unless it was there with the same calibration."""
+        record = self._records.get((model, version))
+        if record is None or record.drift.calibration != calibration:
+            record = self._records[model, version] = Record(calibration)
         return record
 
     def watch(self, model: str, version: str, waiting_rows: Callable[[], int]) -> None:

@@ -2,10 +2,19 @@
 
 Sessions have one intra-op thread each: more would split a sum in other places, and so change its bits. Parallelism is
 runners, each with a call of its own; a session may be run by several threads at once.
+
+On a GPU, a graph's inputs and outputs lie in buffers there (`binding`), and it is loaded only if all of it but the
+exceptions of `placement` runs there. A graph that takes strings can't be bound: ONNX Runtime copies for it.
 """
 
+import contextlib
+import ctypes
+import io
 import os
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 # ONNX Runtime's Linux wheels report usage unless told otherwise before they are imported.
@@ -18,11 +27,16 @@ from numpy.typing import NDArray
 from vaeserve.errors import BundleError, ConfigError, InternalError, InvalidInputError, first_line
 from vaeserve.graph import refuse_unsafe
 from vaeserve.interface import Value, refuse_other
+from vaeserve_service.binding import Bindings, takes_strings
+from vaeserve_service.placement import misplaced
 
 if TYPE_CHECKING:
     from vaeserve.bundle import Bundle
     from vaeserve.manifest import Graph as GraphName
     from vaeserve.manifest import Manifest
+
+# What fails is raised, and said once.
+ort.set_default_logger_severity(4)
 
 Arrays = dict[str, NDArray[Any]]
 Device = Literal["cpu", "cuda"]
@@ -30,6 +44,12 @@ Device = Literal["cpu", "cuda"]
 VERSION: str = ort.__version__
 GRAPHS: tuple["GraphName", ...] = ("encoder", "decoder", "scorer")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Single precision rather than TF32's 10 bits, and the same kernels in each process rather than those that win a trial.
+_CUDA = {
+    "use_tf32": "0",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",  # not twice as much each time: a limit would soon be reached
+}
 # How far outputs may lie from a reference: `|a - b| <= TOLERANCE * max(1, |b|)`; one level for integer pixels.
 TOLERANCE = 1e-4
 # Rows x samples of one call: enough to fill the caches, and no more memory for a large input than for a small one.
@@ -42,37 +62,39 @@ _BY_ROW = ("elbo", "log_likelihood", "kl", "iwae", "status")
 class Graph:
     """An ONNX graph, ready to run."""
 
-    def __init__(self, content: bytes, *, name: str, device: Device = "cpu") -> None:
+    def __init__(self, content: bytes, *, name: str, device: Device = "cpu", memory_bytes: int | None = None) -> None:
         """Build a session of a serialized graph.
 
-        Raises BundleError for a graph that ONNX Runtime can't load or that reaches out of itself, ConfigError where the
-        device isn't there.
+        memory_bytes: the most of a GPU's memory that it may take. Raises BundleError for a graph that ONNX Runtime
+        can't load or that reaches out of itself, ConfigError where the device isn't there or not all of the graph that
+        must runs on it.
         """
         refuse_unsafe(content, name)
         provider = provider_of(device)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what fails is raised, and said once
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # by default the bytes may choose
         try:
-            # On the CPU there is nothing to fall back to, and ONNX Runtime prints that it tries.
+            # ONNX Runtime's own fallback, when it builds a session and when it runs one, is to the CPU.
             self._session = ort.InferenceSession(
-                content, options, providers=[provider], enable_fallback=int(device != "cpu")
+                content,
+                _session_options(device),
+                providers=[(provider, _provider_options(device, memory_bytes))],
+                enable_fallback=0,
             )
             self.takes = {value.name: _value(value) for value in self._session.get_inputs()}
             self.gives = {value.name: _value(value) for value in self._session.get_outputs()}
         except Exception as error:
             raise BundleError(f"{name}.onnx: ONNX Runtime {VERSION} can't load it: {first_line(error)}") from None
-        if self._session.get_providers()[0] != provider:
-            raise ConfigError(f"device {device}: ONNX Runtime fell back to {self._session.get_providers()[0]}")
         self.name = name
         self.outputs = list(self.gives)
+        self._bindings: Bindings | None = None
+        if device != "cpu":
+            self._refuse_on_cpu(content, device)
+            if not takes_strings(self._session):
+                self._bindings = Bindings(self._session, device)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
         """Return the named outputs for one call's inputs."""
         try:
-            return dict(zip(outputs, self._session.run(outputs, dict(feeds)), strict=True))
+            return dict(zip(outputs, self._session.run(outputs, feeds), strict=True))
         except Exception as error:
             raise InternalError(f"{self.name}: {first_line(error)}") from error
 
@@ -87,36 +109,69 @@ class Graph:
         """Return the named outputs, or all, for any number of rows, at most `chunk` of them to a call."""
         outputs = outputs or self.outputs
         count = len(next(iter(rows.values())))
-        # No rows make one call too, for the outputs' shapes.
+        if count <= chunk:  # no rows make one call too, for the outputs' shapes
+            return self._run(rows, fixed, outputs)
+        if self._bindings:
+            chunk = 1 << chunk.bit_length() - 1  # a power of two, which fills its buffers
         calls = [
-            self.run({name: array[start : start + chunk] for name, array in rows.items()} | fixed, outputs)
-            for start in range(0, max(count, 1), chunk)
+            self._run({name: array[start : start + chunk] for name, array in rows.items()}, fixed, outputs)
+            for start in range(0, count, chunk)
         ]
-        if len(calls) == 1:
-            return calls[0]
         return {name: np.concatenate([call[name] for call in calls]) for name in outputs}
+
+    def _run(self, rows: Mapping[str, NDArray[Any]], fixed: Arrays, outputs: Sequence[str]) -> Arrays:
+        if self._bindings is None:
+            return self.run({**rows, **fixed}, outputs)
+        try:
+            return self._bindings.run(rows, fixed, outputs)
+        except Exception as error:
+            raise InternalError(f"{self.name}: {first_line(error)}") from error
+
+    def _refuse_on_cpu(self, content: bytes, device: Device) -> None:
+        """Raise ConfigError unless the device's provider is active, and runs all that may not run on the CPU."""
+        provider = PROVIDERS[device]
+        if provider not in self._session.get_providers():
+            raise ConfigError(_not_there(device, f"ONNX Runtime fell back to {self._session.get_providers()[0]}"))
+        operators = {
+            node.name: node.op_type
+            for part in self._session.get_provider_graph_assignment_info()
+            if part.ep_name != provider
+            for node in part.get_nodes()
+        }
+        if refused := misplaced(content, operators, inputs=self.takes):
+            what = ", ".join(f"{operators[name]} ({name})" for name in refused[:3])
+            raise ConfigError(
+                f"device {device}: {self.name}.onnx: ONNX Runtime {VERSION} runs {len(refused)} of its nodes on the "
+                f"CPU: {what}; expected strings and lengths of shapes alone: install a newer onnxruntime-gpu"
+            )
 
 
 class Runtime:
     """A bundle's three graphs."""
 
-    def __init__(self, graphs: "Mapping[GraphName, bytes]", *, device: Device = "cpu") -> None:
+    def __init__(
+        self, graphs: "Mapping[GraphName, bytes]", *, device: Device = "cpu", memory_bytes: int | None = None
+    ) -> None:
         """Build sessions of `graphs`: encoder, decoder and scorer, serialized. Raises as Graph does."""
-        self._encoder, self._decoder, self._scorer = (Graph(graphs[name], name=name, device=device) for name in GRAPHS)
+        self._encoder, self._decoder, self._scorer = (
+            Graph(graphs[name], name=name, device=device, memory_bytes=memory_bytes) for name in GRAPHS
+        )
 
     @classmethod
-    def load(cls, bundle: "Bundle", *, device: Device = "cpu") -> Self:
+    def load(cls, bundle: "Bundle", *, device: Device = "cpu", memory_bytes: int | None = None) -> Self:
         """Build a bundle's sessions, see that they are those of its manifest, and compute its golden rows on them.
 
         Raises BundleError, naming the bundle's file, for one that isn't what its hash, its manifest or PyTorch says,
         and ConfigError where the device isn't there.
         """
         try:
-            runtime = cls({name: bundle.graph(name) for name in GRAPHS}, device=device)
+            runtime = cls({name: bundle.graph(name) for name in GRAPHS}, device=device, memory_bytes=memory_bytes)
             runtime.check_interface(bundle.manifest)
             _check_inputs(bundle.golden, bundle.manifest)
             runtime.check(bundle.golden, bundle.noise[: bundle.manifest.num_samples])
         except (BundleError, InternalError) as error:
+            if "cuDNN is unavailable" in str(error):  # the first call that takes it is the first to look for it
+                raise ConfigError(_not_there(device, _of_cuda(error))) from None
             raise BundleError(f"{bundle.path}: {error}") from None
         return runtime
 
@@ -168,14 +223,67 @@ class Runtime:
 
 
 def provider_of(device: Device) -> str:
-    """Return the execution provider of a device; raises ConfigError where ONNX Runtime hasn't got it."""
+    """Return the execution provider of a device; raises ConfigError, saying what to install, where it can't run."""
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
         raise ConfigError(
             f"device {device}: ONNX Runtime has {', '.join(ort.get_available_providers())}; expected {provider}: "
             "install onnxruntime-gpu in place of onnxruntime"
         )
+    if device != "cpu":
+        _refuse_without_gpu(device)
     return provider
+
+
+@cache
+def _refuse_without_gpu(device: Device) -> None:
+    """Raise ConfigError, with the reason, unless there is memory on the device and the libraries to get it with."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it doesn't find
+        ort.preload_dlls()
+    try:
+        ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, device)
+    except Exception as error:
+        raise ConfigError(_not_there(device, _missing_library() or _of_cuda(error) or first_line(error))) from None
+
+
+def _not_there(device: Device, reason: str) -> str:
+    return (
+        f"device {device}: {reason}; expected an NVIDIA GPU, its driver, CUDA {ort.cuda_version} and cuDNN 9: "
+        "install onnxruntime-gpu[cuda,cudnn] in place of onnxruntime"
+    )
+
+
+def _missing_library() -> str:
+    """Return which library the CUDA provider lacks, for ONNX Runtime only logs it; empty where it has all."""
+    try:
+        ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return first_line(error)
+    return ""
+
+
+def _of_cuda(error: Exception) -> str:
+    """Return what CUDA said, among ONNX Runtime's words of where and on what host; empty where it said nothing."""
+    said = re.search(r"(CUDA failure \d+|cuDNN is unavailable)[^;\n]*", str(error))
+    return said[0].strip() if said else ""
+
+
+def _session_options(device: Device) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # by default the bytes may choose
+    if device != "cpu":
+        options.use_deterministic_compute = True
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _provider_options(device: Device, memory_bytes: int | None) -> dict[str, str]:
+    if device == "cpu":
+        return {}
+    return _CUDA if memory_bytes is None else _CUDA | {"gpu_mem_limit": str(memory_bytes)}
 
 
 def _value(value: Any) -> Value:

@@ -18,8 +18,8 @@ from vaeserve.errors import ConfigError
 from vaeserve_service import admin
 from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
-from vaeserve_service.config import ServiceConfig
-from vaeserve_service.connections import channel_options
+from vaeserve_service.config import RuntimeConfig, ServiceConfig
+from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
@@ -57,9 +57,11 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then drain.
 
-    Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken and for certificates or
-    callers that can't be used; before either port opens, or with both closed again.
+    Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken, for certificates or
+    callers that can't be used, and for more connections than the process may have files; before either port opens, or
+    with both closed again.
     """
+    allow_open_files(config.connections)
     metrics, health, repository = Metrics(), Health(), Repository()
     tracing = Tracing.open(config.tracing)
     observer = Observer(metrics, tracing=tracing, log_calls=config.log.calls)
@@ -68,7 +70,7 @@ async def serve(
     with contextlib.ExitStack() as stack:
         if tracing:
             stack.enter_context(tracing)
-        runners = stack.enter_context(Runners(config.runtime.runners or available_cpus()))
+        runners = stack.enter_context(Runners(_runners(config.runtime)))
         watcher = Watcher(
             config,
             repository=repository,
@@ -123,6 +125,11 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
 
     # A sixth off what a call costs.
     uvloop.run(until_signalled())
+
+
+def _runners(config: RuntimeConfig) -> int:
+    """Return how many calls are computed at once; on a GPU one computes while the other's rows are copied."""
+    return config.runners or (2 if config.device == "cuda" else available_cpus())
 
 
 def _certificates(config: ServiceConfig, metrics: Metrics) -> Certificates | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from vaeserve.errors import BundleError
-from vaeserve.graph import refuse_unsafe
+from vaeserve.graph import Node, nodes, refuse_unsafe
 from vaeserve_service.runtime import Graph
 
 WEIGHTS = np.ones((3, 2), np.float32)
@@ -182,3 +182,14 @@ def test_nothing_that_onnx_reads_as_unsafe_passes(data: st.DataObject) -> None:
         return
     assert not [t for t in read.graph.initializer if t.external_data or t.data_location == TensorProto.EXTERNAL]
     assert not [node for node in read.graph.node if node.domain not in ("", "ai.onnx", "ai.onnx.ml")]
+
+
+def test_nodes_are_read_with_what_they_take_and_give() -> None:
+    """A graph's nodes come in its order, with their names whole, and none from where there is no graph."""
+    model, long = plain(), "n" * 200
+    model.graph.node.append(helper.make_node("Split", ["y"], ["", "z"], name=long, axis=1, num_outputs=2))
+    assert list(nodes(model.SerializeToString())) == [
+        Node("product", "MatMul", ("x", "w"), ("y",), frozenset()),
+        Node(long, "Split", ("y",), ("", "z"), frozenset({"axis", "num_outputs"})),
+    ]
+    assert not list(nodes(b""))

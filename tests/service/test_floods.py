@@ -4,6 +4,7 @@ Each limit is shown beside a service without it, in frames and bytes that are th
 is compared with that of the other service, never with a clock. The figures are in docs/decisions/floods.md.
 """
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -315,6 +316,32 @@ def test_connections_past_the_limit_are_closed(serve: Callable[..., Any]) -> Non
         held[0].socket.close()
         with grpc.insecure_channel(service.target) as channel:
             check(channel)
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """Processes that start may open 1000 files, and raise that themselves."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("few_files")
+def test_the_service_may_open_what_its_connections_take(serve: Callable[..., Any]) -> None:
+    """Whatever limit of open files it was started with, each connection that the settings allow can be had."""
+    with serve("--set", "connections.limit=2000") as service:
+        soft, _ = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+        assert soft > 2000
+
+
+def test_more_connections_than_files_are_refused(tmp_path: Path) -> None:
+    """Where the system lets the process have fewer files than its connections take, it says so and doesn't start."""
+    serve = [sys.executable, "-m", "vaeserve", "serve", "--repository", str(tmp_path)]
+    command = ["sh", "-c", 'ulimit -n 1000; exec "$@"', "sh", *serve]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "connections.limit: 1000 take 1256 open files, and the process may have 1000; expected 744" in done.stderr
 
 
 def test_hundreds_of_idle_connections_cost_little(ours: Server) -> None:

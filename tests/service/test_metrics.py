@@ -153,6 +153,13 @@ def test_a_versions_series_go_with_it(metrics: Metrics) -> None:
     assert {name: value for name, value in seen.items() if "version=4" in name} == before
 
 
+def test_a_version_that_comes_back_counts_on_unless_it_is_another(metrics: Metrics) -> None:
+    """Loaded again it keeps its record; with another calibration its scores aren't to be added to the old ones."""
+    record = metrics.record("fraud", "3", CALIBRATION)
+    assert metrics.record("fraud", "3", CALIBRATION.model_copy()) is record
+    assert metrics.record("fraud", "3", CALIBRATION.model_copy(update={"rows": 98})) is not record
+
+
 async def test_a_batch_counts_its_rows_its_time_and_each_requests_wait(metrics: Metrics) -> None:
     """A request that is computed in pieces has waited once, until the first of them."""
     record = metrics.record("fraud", "3", CALIBRATION)
@@ -191,8 +198,11 @@ def test_it_can_be_read_while_it_is_added_to(metrics: Metrics) -> None:
     reader.start()
     codes = list(grpc.StatusCode)
     for number in range(3000):
-        metrics.record(f"model{number % 500}", "1", CALIBRATION)
-        metrics.watch(f"model{number % 500}", "1", lambda: 0)
+        metrics.record("coming", str(number), CALIBRATION)
+        metrics.watch("coming", str(number), lambda: 0)
+        if number >= 5:
+            metrics.retire("coming", str(number - 5))
+            metrics.forget("coming", str(number - 5))
         observe(metrics, codes[number % len(codes)], model=f"model{number % 50}")
     done.set()
     reader.join()
