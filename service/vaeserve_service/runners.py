@@ -5,20 +5,13 @@ import math
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from queue import SimpleQueue
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from vaeserve_service.queues import Queue
 from vaeserve_service.requests import Arrays, Batch
-
-
-class _Work(NamedTuple):
-    """A batch to compute, the queue that it is of, and the loop that waits for it."""
-
-    queue: Queue
-    batch: Batch
-    loop: asyncio.AbstractEventLoop
 
 
 class Runners:
@@ -29,27 +22,25 @@ class Runners:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._idle = count
+        self._runners = [_Runner(f"runner-{number}", self._finish) for number in range(count)]
+        # The last one that became idle is the next to work: its processor's caches still hold the model.
+        self._idle = list(self._runners)
         self._queues: OrderedDict[Queue, None] = OrderedDict()  # those in which requests wait
-        self._work: SimpleQueue[_Work | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(count)
-        ]
         self._dispatch_is_due = False
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        for runner in self._runners:
+            runner.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _ in self._threads:
-            self._work.put(None)
-        for thread in self._threads:
-            thread.join()
+        for runner in self._runners:
+            runner.stop()
+        for runner in self._runners:
+            runner.join()
 
     def wake(self, queue: Queue) -> None:
         """Let `queue` have a runner once the loop has done what else is due: what came together leaves together."""
@@ -65,8 +56,7 @@ class Runners:
             self._timer.cancel()
             self._timer = None
         while self._idle and (queue := self._next()) is not None:
-            self._idle -= 1
-            self._work.put(_Work(queue, queue.take(), asyncio.get_running_loop()))
+            self._idle.pop().compute(queue, queue.take(), asyncio.get_running_loop())
             self._queues.move_to_end(queue)
 
     def _next(self) -> Queue | None:
@@ -87,15 +77,52 @@ class Runners:
             self._timer = asyncio.get_running_loop().call_later(soonest, self._dispatch)
         return due
 
-    def _run(self) -> None:
-        while self._compute():
+    def _finish(self, runner: "_Runner", queue: Queue, batch: Batch, outputs: Arrays | BaseException) -> None:
+        """Give the requests what came of theirs, and the thread its next batch."""
+        self._idle.append(runner)
+        queue.ended(batch)
+        if isinstance(outputs, BaseException):
+            batch.fail(outputs)  # first, for what is left of its requests is not to be computed
+            self._dispatch()
+        else:
+            self._dispatch()
+            batch.answer(outputs)
+        queue.on_batch(batch)
+
+
+class _Work(NamedTuple):
+    """A batch to compute, the queue that it is of, and the loop that waits for it."""
+
+    queue: Queue
+    batch: Batch
+    loop: asyncio.AbstractEventLoop
+
+
+class _Runner(threading.Thread):
+    """A thread that computes batches, and tells the loop by `on_computed` what came of each."""
+
+    def __init__(
+        self, name: str, on_computed: "Callable[[_Runner, Queue, Batch, Arrays | BaseException], None]"
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work: SimpleQueue[_Work | None] = SimpleQueue()
+        self._on_computed = on_computed
+
+    def compute(self, queue: Queue, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a batch computed."""
+        self._work.put(_Work(queue, batch, loop))
+
+    def stop(self) -> None:
+        """End once what it has to do is done."""
+        self._work.put(None)
+
+    def run(self) -> None:
+        """Compute until it is stopped."""
+        while self._compute_next():
             pass
 
-    def _compute(self) -> bool:
-        """Compute a batch on a runner's thread, and bring it back to the loop; return False when there are no more.
-
-        What it holds goes with it: an idle thread keeps no model alive.
-        """
+    def _compute_next(self) -> bool:
+        """Compute a batch; what it holds goes with it, so that an idle thread keeps no model alive."""
         work = self._work.get()
         if work is None:
             return False
@@ -107,17 +134,5 @@ class Runners:
         except BaseException as error:  # whatever it is, the callers must hear of it
             outputs = error
         batch.ended = time.perf_counter()
-        loop.call_soon_threadsafe(self._finish, queue, batch, outputs)
+        loop.call_soon_threadsafe(self._on_computed, self, queue, batch, outputs)
         return True
-
-    def _finish(self, queue: Queue, batch: Batch, outputs: Arrays | BaseException) -> None:
-        """Give the requests what came of theirs, and the thread its next batch."""
-        self._idle += 1
-        queue.ended(batch)
-        if isinstance(outputs, BaseException):
-            batch.fail(outputs)  # first, for what is left of its requests is not to be computed
-            self._dispatch()
-        else:
-            self._dispatch()
-            batch.answer(outputs)
-        queue.on_batch(batch)
