@@ -185,7 +185,10 @@ class Metrics(Collector):
         yield GaugeMetricFamily("vaeserve_in_flight_requests", "Calls being answered.", value=self._in_flight)
         yield from self._ready_versions()
         yield from self._of_answers()
-        yield from self._of_records()
+        yield from self._of_batches()
+        yield from self._of_scores()
+        for name, said in _TERMS.items():
+            yield from self._of_term(name, said)
 
     def _ready_versions(self) -> Iterator[Metric]:
         ready = GaugeMetricFamily("vaeserve_model_ready", "1 for each version served.", labels=("model", "version"))
@@ -214,53 +217,54 @@ class Metrics(Collector):
             _add(seconds, key, answers.seconds)
         yield from (requests, rows, seconds)
 
-    def _of_records(self) -> Iterator[Metric]:
+    def _of_batches(self) -> Iterator[Metric]:
         labels = ("model", "version")
-        batch_rows = HistogramMetricFamily("vaeserve_batch_rows", "Rows that were computed in one call.", labels=labels)
+        rows = HistogramMetricFamily("vaeserve_batch_rows", "Rows that were computed in one call.", labels=labels)
         queued = HistogramMetricFamily(
             "vaeserve_queue_seconds", "Time from a request's place in the queue to its batch.", labels=labels
         )
         computed = HistogramMetricFamily("vaeserve_compute_seconds", "Time that a batch computed.", labels=labels)
+        for key, record in list(self._records.items()):
+            _add(rows, key, record.batch_rows)
+            _add(queued, key, record.queue_seconds)
+            _add(computed, key, record.compute_seconds)
+        yield from (rows, queued, computed)
+
+    def _of_scores(self) -> Iterator[Metric]:
+        labels = ("model", "version")
+        statuses = CounterMetricFamily("vaeserve_scored_rows", "Rows scored, by status.", labels=(*labels, "status"))
+        anomalous = CounterMetricFamily("vaeserve_anomalous_rows", "Rows called anomalous.", labels=labels)
         p_values = HistogramMetricFamily(
             "vaeserve_score_p_value", "The p-values of rows scored as the calibration's were.", labels=labels
         )
-        statuses = CounterMetricFamily("vaeserve_scored_rows", "Rows scored, by status.", labels=(*labels, "status"))
-        anomalous = CounterMetricFamily("vaeserve_anomalous_rows", "Rows called anomalous.", labels=labels)
-        terms = [
-            CounterMetricFamily(f"vaeserve_{term}_nats", f"The sum of rows' {said}, by sign.", labels=(*labels, "sign"))
-            for term, said in _TERMS.items()
-        ]
-        means = [
-            GaugeMetricFamily(
-                f"vaeserve_calibration_{term}_mean_nats", f"The calibration's mean {said}.", labels=labels
-            )
-            for term, said in _TERMS.items()
-        ]
-        deviations = [
-            GaugeMetricFamily(
-                f"vaeserve_calibration_{term}_stddev_nats",
-                f"The standard deviation of the calibration's {said}.",
-                labels=labels,
-            )
-            for term, said in _TERMS.items()
-        ]
         for key, record in list(self._records.items()):
-            drift = record.drift
-            drift.count()
-            _add(batch_rows, key, record.batch_rows)
-            _add(queued, key, record.queue_seconds)
-            _add(computed, key, record.compute_seconds)
-            _add(p_values, key, drift.p_values)
-            for status, count in list(drift.by_status.items()):
+            record.drift.count()
+            for status, count in record.drift.by_status.items():
                 statuses.add_metric((*key, status.name.lower()), count)
-            anomalous.add_metric(key, drift.anomalous)
-            for position, term in enumerate(_TERMS):
-                total, calibrated = getattr(drift, term), getattr(drift.calibration, term)
-                terms[position].add_metric((*key, "positive"), total.positive)
-                terms[position].add_metric((*key, "negative"), total.negative)
-                means[position].add_metric(key, calibrated.mean)
-                deviations[position].add_metric(key, calibrated.standard_deviation)
-        yield from (batch_rows, queued, computed, p_values, statuses, anomalous, *terms, *means, *deviations)
+            anomalous.add_metric(key, record.drift.anomalous)
+            _add(p_values, key, record.drift.p_values)
+        yield from (statuses, anomalous, p_values)
+
+    def _of_term(self, name: str, said: str) -> Iterator[Metric]:
+        labels = ("model", "version")
+        total = CounterMetricFamily(
+            f"vaeserve_{name}_nats", f"The sum of rows' {said}, by sign.", labels=(*labels, "sign")
+        )
+        mean = GaugeMetricFamily(
+            f"vaeserve_calibration_{name}_mean_nats", f"The calibration's mean {said}.", labels=labels
+        )
+        deviation = GaugeMetricFamily(
+            f"vaeserve_calibration_{name}_stddev_nats",
+            f"The standard deviation of the calibration's {said}.",
+            labels=labels,
+        )
+        for key, record in list(self._records.items()):
+            served, calibrated = getattr(record.drift, name), getattr(record.drift.calibration, name)
+            total.add_metric((*key, "positive"), served.positive)
+            total.add_metric((*key, "negative"), served.negative)
+            mean.add_metric(key, calibrated.mean)
+            deviation.add_metric(key, calibrated.standard_deviation)
+        yield from (total, mean, deviation)
 
 
 # What a score is made of, by its name in the drift and in the calibration, and in words.
