@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import calibration, detection, likelihood, novelty, pyod_time, serving
+from benchmarks import calibration, detection, likelihood, novelty, observing, pyod_time, serving
 from benchmarks.environment import environment
 
 BENCHMARKS = {
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "detection": detection,
     "likelihood": likelihood,
     "novelty": novelty,
+    "observing": observing,
     "pyod": pyod_time,
     "serving": serving,
 }

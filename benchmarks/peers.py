@@ -37,7 +37,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
 
     def codes(self) -> Counter[str]:
-        """Return how many calls of Score and ScoreStream ended with each code; none for a server that doesn't count."""
+        """Return how many requests to score ended with each code; none for a server that doesn't count."""
         if not self.metrics:
             return Counter()
         with urlopen(self.metrics, timeout=10) as response:  # noqa: S310 - our own server

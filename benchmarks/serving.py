@@ -173,16 +173,17 @@ def _check(server: Server, workload: Workload, bundle: Bundle, expected: Scores,
 
 
 def _round(server: Server, workload: Workload, call: Call, *, scale: float, counted: bool = True) -> dict[str, float]:
-    """Load a server once; raises RuntimeError unless it counted each call, and as OK."""
+    """Load a server once; raises RuntimeError unless it counted each request, and as OK."""
     calls = max(1, round(scale * workload.requests / workload.messages))
+    requests = calls * workload.messages
     codes, cpu = server.codes(), server.cpu_seconds()
     load = workload.load(server, call, calls=calls)
     cpu = server.cpu_seconds() - cpu
     ended = server.codes() - codes
-    if server.metrics and counted and ended != {"OK": calls}:
-        raise RuntimeError(f"{server.name}: calls ended with {dict(ended)}; expected {calls} with OK")
+    if server.metrics and counted and ended != {"OK": requests}:
+        raise RuntimeError(f"{server.name}: requests ended with {dict(ended)}; expected {requests} with OK")
     figures = {
-        "cpu_us_per_request": round(1e6 * cpu / (calls * workload.messages), 1),
+        "cpu_us_per_request": round(1e6 * cpu / requests, 1),
         "requests_per_s": load.requests_per_s,
     }
     return figures if load.p50_us is None else figures | {"p50_us": load.p50_us}

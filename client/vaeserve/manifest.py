@@ -44,8 +44,17 @@ class FileEntry(_Part):
     """Its SHA-256, in hexadecimal."""
 
 
+class Moments(_Part):
+    """The mean and the standard deviation of a term of the ELBO over the rows, nats."""
+
+    mean: Finite
+    """Its mean."""
+    standard_deviation: Annotated[Finite, Field(ge=0)]
+    """Its standard deviation."""
+
+
 class CalibrationSummary(_Part):
-    """Which rows calibrated each bound, and quantiles of their scores."""
+    """Which rows calibrated each bound, and how their scores lie."""
 
     rows: Positive
     """How many rows could be scored, and are in calibration.npy."""
@@ -57,6 +66,10 @@ class CalibrationSummary(_Part):
     """The fingerprint of the rows."""
     quantiles: dict[Bound, dict[Level, Finite]]
     """Quantiles of the scores, nats, by bound and then by level."""
+    log_likelihood: Moments
+    """Of the ELBO's first term, to see by whether what is served drifts."""
+    kl: Moments
+    """Of its second term."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

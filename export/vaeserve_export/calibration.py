@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaeserve.errors import ConfigError, RefusedError
-from vaeserve.manifest import CalibrationSummary
+from vaeserve.manifest import CalibrationSummary, Moments
 from vaeserve.scores import LEAST_RATE, Bound, RowStatus, rows_needed
 from vaeserve_service.runtime import Arrays, Runtime
 
@@ -20,11 +20,14 @@ class Calibrated(NamedTuple):
     """What rows calibrated.
 
     scores: of the rows that could be scored, ascending for each bound, nats, float32 [bounds, rows].
+    log_likelihood, kl: the terms of their ELBOs, nats.
     baseline: each feature's mean negative log-likelihood on them, nats, float64 [features].
     unscorable: how many rows could not be scored.
     """
 
     scores: NDArray[np.float32]
+    log_likelihood: Moments
+    kl: Moments
     baseline: NDArray[np.float64]
     unscorable: int
 
@@ -39,6 +42,8 @@ class Calibrated(NamedTuple):
                 bound.value: {f"{q:g}": float(np.quantile(scores, q)) for q in QUANTILES}
                 for bound, scores in zip(Bound, self.scores, strict=True)
             },
+            log_likelihood=self.log_likelihood,
+            kl=self.kl,
         )
 
 
@@ -47,17 +52,23 @@ def calibrate(runtime: Runtime, batches: Iterable[Arrays], noise: NDArray[np.flo
 
     Raises RefusedError, naming `data`, where none of them can be scored.
     """
-    parts, unscorable, surprise = [], 0, np.zeros(1)
+    parts, terms, unscorable, surprise = [], [], 0, np.zeros(1)
     for inputs in batches:
         outputs = runtime.score(inputs, noise)
         scored = outputs["status"] == RowStatus.OK
         parts.append(np.stack([-outputs[bound.value][scored] for bound in Bound]))
+        terms.append(np.stack([outputs[name][scored] for name in ("log_likelihood", "kl")]))
         surprise = surprise - outputs["feature_log_likelihood"][scored].sum(0, dtype=np.float64)
         unscorable += int((~scored).sum())
     scores = np.concatenate(parts, axis=1) if parts else np.empty((len(Bound), 0), np.float32)
     if not scores.size:
         raise RefusedError(f"{data}: none of its {unscorable} rows can be scored; expected one or more")
-    return Calibrated(np.sort(scores, axis=1), surprise / scores.shape[1], unscorable)
+    log_likelihood, kl = map(_moments, np.concatenate(terms, axis=1))
+    return Calibrated(np.sort(scores, axis=1), log_likelihood, kl, surprise / scores.shape[1], unscorable)
+
+
+def _moments(values: NDArray[np.float32]) -> Moments:
+    return Moments(mean=float(values.mean(dtype=np.float64)), standard_deviation=float(values.std(dtype=np.float64)))
 
 
 def rate_for(rows: int, asked: float | None = None) -> float:

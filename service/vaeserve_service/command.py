@@ -1,21 +1,19 @@
 """`vaeserve serve` and `token`: settings to a running service, with one screen for whoever starts it by hand."""
 
 import json
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import structlog
 from rich.console import Console
-from rich.table import Table
 
 from vaeserve.config import load, parse_overrides
 from vaeserve.errors import ConfigError
+from vaeserve_service import logs
 from vaeserve_service.callers import hashed, new_token
 from vaeserve_service.config import Scope, ServiceConfig
-from vaeserve_service.server import Started, run
+from vaeserve_service.screen import show
+from vaeserve_service.server import run
 
 
 def serve(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any], *, console: Console) -> None:
@@ -30,8 +28,8 @@ def serve(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any],
             section, _, key = setting.partition(".")
             sections.setdefault(section, {})[key] = value
     config = load(ServiceConfig, file=file, overrides=sections)
-    _log_json_lines()
-    run(config, on_started=lambda started: _show(started, config, console) if console.is_terminal else None)
+    logs.configure(config.log)
+    run(config, on_started=lambda started: show(started, config, console) if console.is_terminal else None)
 
 
 def token(name: str, scopes: Sequence[str], *, console: Console) -> None:
@@ -48,33 +46,3 @@ def token(name: str, scopes: Sequence[str], *, console: Console) -> None:
     console.print(f"[{json.dumps(name)}]", markup=False)
     console.print(f"scopes = {json.dumps(scopes)}", markup=False)
     console.print(f"tokens = {json.dumps([hashed(made)])}", markup=False)
-
-
-def _log_json_lines() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
-
-
-def _show(started: Started, config: ServiceConfig, console: Console) -> None:
-    table = Table("model", "version", "takes", "decides at", box=None, header_style="bold", pad_edge=False)
-    for model in started.repository:
-        takes = "; ".join(
-            f"{spec.name}, {' x '.join(map(str, spec.shape[1:]))}" for spec in model.manifest.signature.inputs
-        )
-        table.add_row(model.name, model.version, takes, f"p <= {model.manifest.false_positive_rate:g}")
-    console.print(table)
-    console.print(f"gRPC   {config.server.address(started.grpc_port)}", markup=False)
-    console.print(f"HTTP   {config.server.address(started.http_port)}   /metrics /livez /readyz", markup=False)
-    console.print(
-        f"runs   {started.runners} runners on {config.runtime.device}, batches of {config.batching.max_rows} rows, "
-        f"{config.limits.queue_rows} may wait"
-    )
-    console.print("Ctrl-C or SIGTERM drains and stops.")

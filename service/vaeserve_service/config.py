@@ -15,6 +15,7 @@ Seconds = Annotated[float, Field(ge=0)]
 # What gRPC counts in milliseconds, in 32 bits of which the largest is for ever: from one of them to three weeks.
 Period = Annotated[float, Field(ge=0.001, le=1_814_400)]
 Scope = Literal["infer", "admin", "metrics", "reflection"]
+LogCalls = Literal["none", "failed", "all"]
 ModelName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Version = Annotated[int, Field(ge=1, lt=10**18)]
 
@@ -127,6 +128,20 @@ class ConnectionsConfig(Section):
     keepalive_timeout_s: Period = 20.0
 
 
+class LogConfig(Section):
+    """How it is logged, by itself as text on a terminal; from which level up; and which calls have a line each."""
+
+    format: Literal["auto", "json", "text"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    calls: LogCalls = "none"
+
+
+class TracingConfig(Section):
+    """Whether calls are traced, by OpenTelemetry; its own variables say where to."""
+
+    enabled: bool = False
+
+
 class DrainConfig(Section):
     """How the service stops: how long it says that it will and still takes calls, and then for those in flight."""
 
@@ -153,3 +168,5 @@ class ServiceConfig(Config):
     connections: ConnectionsConfig = ConnectionsConfig()
     drain: DrainConfig = DrainConfig()
     admin: AdminConfig = AdminConfig()
+    log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()

@@ -35,13 +35,15 @@ class Loader:
         )
         for rows in self._sizes():
             _run(runtime, bundle, rows)
+        record = self._metrics.record(name, str(version), bundle.manifest.calibration)
         return Model(
             name,
             bundle,
             runtime,
             config=self._config,
             runners=self._runners,
-            on_batch=self._metrics.batch_observer(name, str(version)),
+            on_batch=record.batch,
+            on_scores=record.drift.add,
         )
 
     def _sizes(self) -> list[int]:

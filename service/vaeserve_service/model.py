@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from vaeserve.bundle import Bundle
 from vaeserve.errors import OutOfRangeError
 from vaeserve.latents import Interpolation, check_latents, one_latent, path, prior_draws
-from vaeserve.scores import ScoreOptions, count_samples, draw_noise, interpret
+from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret
 from vaeserve_service.batcher import Batcher
+from vaeserve_service.call import CURRENT
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.requests import Batch, Request
 from vaeserve_service.runners import Runners
@@ -41,6 +42,7 @@ class Model:
         config: ServiceConfig,
         runners: Runners,
         on_batch: Callable[[Batch], None] = lambda _: None,
+        on_scores: Callable[[Scores], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.version = bundle.version
@@ -52,7 +54,7 @@ class Model:
         self._request_rows = config.limits.request_rows
         # Not a method of this model's: then it is freed with its last call, and waits for no collector of cycles.
         self._batcher: Batcher[Operation] = Batcher(
-            partial(_compute, runtime, bundle),
+            partial(_compute, runtime, bundle, on_scores),
             runners=runners,
             max_rows=config.batching.max_rows,
             max_delay_s=config.batching.max_delay_ms / 1000,
@@ -120,7 +122,11 @@ class Model:
         if rows * cost > self._request_rows:
             times = f", each counted {cost} times for its samples" if cost > 1 else ""
             raise OutOfRangeError(f"rows: {rows} in a request{times}; the service takes {self._request_rows} at most")
-        return self._batcher.submit(operation, inputs, cost=cost)
+        request = self._batcher.submit(operation, inputs, cost=cost)
+        call = CURRENT.get()
+        if call is not None and call.on_computed:
+            request.add_done_callback(call.on_computed)
+        return request
 
     def _refuse_too_many(self, name: str, rows: int) -> None:
         """Raise OutOfRangeError for more rows than a request may have, before there is any memory for them."""
@@ -128,7 +134,9 @@ class Model:
             raise OutOfRangeError(f"{name}: {rows} rows in a request; the service takes {self._request_rows} at most")
 
 
-def _compute(runtime: Runtime, bundle: Bundle, operation: Operation, inputs: Arrays) -> Arrays:
+def _compute(
+    runtime: Runtime, bundle: Bundle, on_scores: Callable[[Scores], None], operation: Operation, inputs: Arrays
+) -> Arrays:
     match operation.name:
         case "encode":
             return runtime.encode(inputs)
@@ -137,12 +145,14 @@ def _compute(runtime: Runtime, bundle: Bundle, operation: Operation, inputs: Arr
         case "decode":
             return runtime.decode(inputs["z"])
         case "score":
-            return _score(runtime, bundle, operation.options, inputs)
+            scores = _score(runtime, bundle, operation.options, inputs)
+            on_scores(scores)
+            return _arrays(scores)
 
 
-def _score(runtime: Runtime, bundle: Bundle, options: ScoreOptions, inputs: Arrays) -> Arrays:
+def _score(runtime: Runtime, bundle: Bundle, options: ScoreOptions, inputs: Arrays) -> Scores:
     samples = count_samples(bundle.noise, options, default=bundle.manifest.num_samples)
-    scores = interpret(
+    return interpret(
         runtime.score(
             inputs, draw_noise(bundle.noise, samples, seed=options.seed), by_feature=options.top_features > 0
         ),
@@ -152,8 +162,11 @@ def _score(runtime: Runtime, bundle: Bundle, options: ScoreOptions, inputs: Arra
         version=bundle.version,
         features=bundle.manifest.signature.features,
     )
+
+
+def _arrays(scores: Scores) -> Arrays:
     arrays = {name: getattr(scores, name) for name in _NUMBERS}
-    if options.top_features:
+    if scores.attributions:
         # Rows of several attributions each, as one entry a row.
         arrays["attributions"] = np.fromiter(scores.attributions, object, len(scores))
     return arrays

@@ -25,10 +25,12 @@ from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
 from vaeserve_service.metrics import Metrics
+from vaeserve_service.observer import Observer
 from vaeserve_service.repository import Repository
 from vaeserve_service.runners import Runners
 from vaeserve_service.servicers import SERVICE, VaeService, methods
 from vaeserve_service.tls import Certificates
+from vaeserve_service.tracing import Tracing
 from vaeserve_service.transport import generic_handler
 from vaeserve_service.watcher import Watcher
 
@@ -61,9 +63,13 @@ async def serve(
     """
     allow_open_files(config.connections)
     metrics, health, repository = Metrics(), Health(), Repository()
+    tracing = Tracing.open(config.tracing)
+    observer = Observer(metrics, tracing=tracing, log_calls=config.log.calls)
     certificates = _certificates(config, metrics)
     access = _access(config, metrics)
     with contextlib.ExitStack() as stack:
+        if tracing:
+            stack.enter_context(tracing)
         runners = stack.enter_context(Runners(_runners(config.runtime)))
         watcher = Watcher(
             config,
@@ -74,7 +80,7 @@ async def serve(
             executor=stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="repository")),
         )
         await watcher.start()
-        server = _grpc_server(config, repository, watcher, health, metrics, access)
+        server = _grpc_server(config, repository, watcher, health, observer, access)
         grpc_port = _listen(server, config, certificates)
         http_port = stack.enter_context(
             serve_http(
@@ -146,7 +152,7 @@ def _grpc_server(
     repository: Repository,
     watcher: Watcher,
     health: Health,
-    metrics: Metrics,
+    observer: Observer,
     access: Access | None,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
@@ -168,7 +174,7 @@ def _grpc_server(
     if config.admin.enabled:
         handlers[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
     for name, rpcs in handlers.items():
-        server.add_generic_rpc_handlers((generic_handler(name, rpcs, metrics=metrics),))
+        server.add_generic_rpc_handlers((generic_handler(name, rpcs, observer=observer),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.server.reflection:
         names = (*handlers, health_service.SERVICE, reflection.SERVICE_NAME)

@@ -37,6 +37,7 @@ class VaeService:
         """Return the rows' posteriors."""
         model = self._model(request.model, call)
         outputs = await model.encode(self._inputs(request.inputs))
+        call.answer(len(outputs["status"]))
         return pb.EncodeResponse(
             model=_spec(model),
             mean=to_tensor(outputs["mean"], "mean"),
@@ -47,7 +48,9 @@ class VaeService:
     async def decode(self, request: pb.DecodeRequest, call: Call) -> pb.DecodeResponse:
         """Return the latents' reconstructions."""
         model = self._model(request.model, call)
-        outputs = await model.decode(self._array(request.latents, "latents"))
+        latents = self._array(request.latents, "latents")
+        outputs = await model.decode(latents)
+        call.answer(len(latents))
         return pb.DecodeResponse(model=_spec(model), outputs=to_tensors(outputs))
 
     async def reconstruct(self, request: pb.ReconstructRequest, call: Call) -> pb.ReconstructResponse:
@@ -55,6 +58,7 @@ class VaeService:
         model = self._model(request.model, call)
         outputs = await model.reconstruct(self._inputs(request.inputs))
         status = outputs.pop("status").tolist()
+        call.answer(len(status))
         return pb.ReconstructResponse(model=_spec(model), outputs=to_tensors(outputs), status=status)
 
     async def score(self, request: pb.ScoreRequest, call: Call) -> bytes:
@@ -67,23 +71,27 @@ class VaeService:
 
     def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> "_Scoring":
         """Have a streamed request's rows scored; an error names the request."""
+        part = call.part()
         try:
-            return self._scoring(request, call)
+            return self._scoring(request, part)
         except VaeserveError as error:
             if request.request_id:
                 raise type(error)(f"request_id {request.request_id!r}: {error}") from error
             raise
+        finally:
+            call.model, call.version = part.model, part.version
 
     def _scoring(self, request: pb.ScoreRequest, call: Call) -> "_Scoring":
         model = self._model(request.model, call)
         scores = model.score(self._inputs(request.inputs), _options(request))
-        return _Scoring(scores, model, request.request_id)
+        return _Scoring(scores, model, call, request.request_id)
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """Return the reconstructions of draws from the prior."""
         model = self._model(request.model, call)
         temperature = request.temperature if request.HasField("temperature") else 1.0
         outputs = await model.generate(request.count, seed=request.seed, temperature=temperature)
+        call.answer(request.count)
         return pb.GenerateResponse(model=_spec(model), outputs=to_tensors(outputs))
 
     async def interpolate(self, request: pb.InterpolateRequest, call: Call) -> pb.InterpolateResponse:
@@ -93,6 +101,7 @@ class VaeService:
             raise InvalidInputError(f"method: {request.method}; expected LINEAR or SPHERICAL")
         start, end = self._array(request.start, "start"), self._array(request.end, "end")
         outputs, latents = await model.interpolate(start, end, steps=request.steps, method=_METHODS[request.method])
+        call.answer(len(latents))
         return pb.InterpolateResponse(
             model=_spec(model), outputs=to_tensors(outputs), latents=to_tensor(latents, "latents")
         )
@@ -148,13 +157,15 @@ class VaeService:
 class _Scoring:
     """Rows that are being scored: awaited, a ScoreResponse. No task of its own, for a streamed request has none."""
 
-    def __init__(self, scores: Request, model: Model, request_id: str) -> None:
+    def __init__(self, scores: Request, model: Model, call: Call, request_id: str) -> None:
         self._scores = scores
+        self._call = call
         self._model = model  # which is in use until then
         self._request_id = request_id
 
     def __await__(self) -> Generator[Any, Any, bytes]:
         scores = yield from self._scores
+        self._call.answer(len(scores["score"]))
         return score_response(scores, model=self._model.name, version=self._model.version, request_id=self._request_id)
 
     def cancel(self) -> None:

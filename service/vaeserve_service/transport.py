@@ -1,7 +1,6 @@
-"""grpc.aio's side of the seam: bytes to messages, our errors to codes, every call counted."""
+"""grpc.aio's side of the seam: bytes to messages, our errors to codes, every call observed."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TypeAlias, TypeVar
@@ -13,10 +12,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from vaeserve.errors import InternalError, InvalidInputError, OverloadedError, VaeserveError
 from vaeserve.status import code_of
-from vaeserve_service.call import Call, Method
-from vaeserve_service.metrics import Metrics
+from vaeserve_service.call import REQUEST_ID, Call, Metadata, Method
+from vaeserve_service.observer import Observer
 
 T = TypeVar("T")
+Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, Message | bytes]"
 
 log = structlog.get_logger()
@@ -26,20 +26,22 @@ LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
 RETRY_MS = 100
 
 
-def generic_handler(service: str, methods: Mapping[str, Method], *, metrics: Metrics) -> grpc.GenericRpcHandler:
+def generic_handler(service: str, methods: Mapping[str, Method], *, observer: Observer) -> grpc.GenericRpcHandler:
     """Return gRPC's handler of a service's methods."""
-    handlers = {name: _handler(name, method, metrics) for name, method in methods.items()}
+    handlers = {name: _handler(service, name, method, observer) for name, method in methods.items()}
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
-def _handler(rpc: str, method: Method, metrics: Metrics) -> "grpc.RpcMethodHandler[bytes, Message | bytes]":
+def _handler(
+    service: str, rpc: str, method: Method, observer: Observer
+) -> "grpc.RpcMethodHandler[bytes, Message | bytes]":
     # Requests are parsed here, so that a malformed one gets the caller's code and not ours.
     async def unary(content: bytes, context: Context) -> Message | bytes:
         async def answer(call: Call) -> Message | bytes:
             response: Message | bytes = await method.handle(_parse(method.request, content), call)
             return response
 
-        return await _carry(answer, Call(rpc), context, metrics)
+        return await _carry(answer, Call(service, rpc, _metadata(context)), context, observer)
 
     async def stream(_: object, context: Context) -> None:
         async def answer(call: Call) -> None:
@@ -47,7 +49,8 @@ def _handler(rpc: str, method: Method, metrics: Metrics) -> "grpc.RpcMethodHandl
                 async for response in responses:
                     await context.write(response)
 
-        await _carry(answer, Call(rpc), context, metrics)
+        call = Call(service, rpc, _metadata(context), on_answered=observer.answered, streaming=True)
+        await _carry(answer, call, context, observer)
 
     if method.streaming:
         return grpc.stream_stream_rpc_method_handler(stream, response_serializer=_serialized)
@@ -59,35 +62,37 @@ async def _requests(request_type: type[Message], context: Context) -> AsyncItera
         yield _parse(request_type, content)
 
 
-async def _carry(answer: Callable[[Call], Awaitable[T]], call: Call, context: Context, metrics: Metrics) -> T:
-    """Answer a call, count it, and end it with the code of what was raised."""
-    metrics.started()
-    started = time.perf_counter()
-    # What a call ends with unless it is answered: its caller went away.
-    code = grpc.StatusCode.CANCELLED
+async def _carry(answer: Callable[[Call], Awaitable[T]], call: Call, context: Context, observer: Observer) -> T:
+    """Answer a call, observed, and end it with the code of what was raised."""
+    observer.begin(call)
+    retry: Trailers = ()
     try:
         answered = await answer(call)
-        code = grpc.StatusCode.OK
-        return answered
     except VaeserveError as error:
-        code = code_of(error)
+        code, message = code_of(error), _clipped(str(error))
         if isinstance(error, InternalError):
             log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
         if isinstance(error, OverloadedError):
-            context.set_trailing_metadata(_retry_later(_clipped(str(error))))
-        await context.abort(code, _clipped(str(error)))
-    except asyncio.CancelledError:
+            retry = _retry_later(message)
+    except asyncio.CancelledError:  # the caller went away, or its time is over
         remaining = context.time_remaining()
-        if remaining is not None and remaining <= 0:
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
+        late = remaining is not None and remaining <= 0
+        observer.end(call, grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
         raise
     except Exception as error:  # a defect of ours: said in full to the operator, and in a word to the caller
-        code = grpc.StatusCode.INTERNAL
+        code, message = grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"
         log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
-        await context.abort(code, "internal error; the service's log has the details")
-    finally:
-        metrics.answered(call.rpc, call.model, call.version, code.name, time.perf_counter() - started)
+    else:
+        observer.end(call, grpc.StatusCode.OK)
+        return answered
+    # Before the caller hears of it, so that whoever looks then finds it.
+    observer.end(call, code)
+    await context.abort(code, message, ((REQUEST_ID, call.request_id), *retry))
     raise AssertionError("abort returned")
+
+
+def _metadata(context: Context) -> Callable[[], Metadata]:
+    return lambda: context.invocation_metadata() or ()
 
 
 def _serialized(response: Message | bytes) -> bytes:
@@ -99,7 +104,7 @@ def _clipped(message: str) -> str:
     return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
 
 
-def _retry_later(message: str) -> tuple[tuple[str, str | bytes], ...]:
+def _retry_later(message: str) -> Trailers:
     """Return the trailers that say when to try again: gRPC's own, and Google's error model, which more clients read."""
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromMilliseconds(RETRY_MS)

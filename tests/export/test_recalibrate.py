@@ -82,7 +82,7 @@ def test_the_next_version_differs_in_its_calibration_alone(bundle_of: Any, rows_
 def test_the_calibration_is_of_the_rows_that_were_given(
     bundle_of: Any, rows_file: Any, inputs_of: Any, kind: str
 ) -> None:
-    """Both bounds' sorted scores, their quantiles and the features' means are those of the new rows."""
+    """Both bounds' sorted scores, their quantiles, the terms' moments and the features' means are the new rows'."""
     before, file = bundle_of(kind), rows_file(kind, 250)
     after = recalibrate(before, opened(file))
     outputs = Runtime.load(before).score(inputs_of(kind, 250), before.noise[: before.manifest.num_samples])
@@ -91,6 +91,9 @@ def test_the_calibration_is_of_the_rows_that_were_given(
     summary = after.manifest.calibration
     assert (summary.rows, summary.unscorable, summary.data) == (250, 0, str(file))
     assert summary.quantiles[Bound.ELBO]["0.5"] == pytest.approx(np.median(-outputs["elbo"]))
+    for moments, values in ((summary.kl, outputs["kl"]), (summary.log_likelihood, outputs["log_likelihood"])):
+        assert moments.mean == pytest.approx(values.mean(dtype=np.float64))
+        assert moments.standard_deviation == pytest.approx(values.std(dtype=np.float64))
     np.testing.assert_allclose(
         after.manifest.feature_baseline, -outputs["feature_log_likelihood"].mean(0, dtype=np.float64), rtol=1e-5
     )

@@ -1,0 +1,56 @@
+"""What is told of every call, in one place: it is counted, and if settings say so traced and logged."""
+
+import grpc
+import structlog
+
+from vaeserve_service.call import CURRENT, Call
+from vaeserve_service.config import LogCalls
+from vaeserve_service.metrics import Metrics
+from vaeserve_service.tracing import Tracing
+
+log = structlog.get_logger()
+
+
+class Observer:
+    """Sees calls begin and end."""
+
+    def __init__(self, metrics: Metrics, *, tracing: Tracing | None = None, log_calls: LogCalls = "none") -> None:
+        self._metrics = metrics
+        self._tracing = tracing
+        self._log_calls = log_calls
+
+    def begin(self, call: Call) -> None:
+        """See a call begin, in the task that answers it."""
+        self._metrics.started()
+        CURRENT.set(call)
+        if self._tracing:
+            self._tracing.begin(call)
+
+    def answered(self, part: Call) -> None:
+        """See one request of a stream answered."""
+        self._metrics.answered(part, "OK", rows=part.rows)
+
+    def end(self, call: Call, code: grpc.StatusCode) -> None:
+        """See a call end with a code; a stream whose requests were all answered has been counted with them."""
+        self._metrics.ended()
+        failed = code is not grpc.StatusCode.OK
+        if not call.streaming:
+            self._metrics.answered(call, code.name, rows=call.rows)
+        elif failed:
+            self._metrics.answered(call, code.name, rows=0)
+        if call.on_ended:
+            call.on_ended(code)
+        if self._log_calls == "all" or (failed and self._log_calls == "failed"):
+            _log(call, code)
+
+
+def _log(call: Call, code: grpc.StatusCode) -> None:
+    log.info(
+        "call",
+        rpc=call.rpc,
+        model=call.model,
+        version=call.version,
+        code=code.name,
+        rows=call.rows,
+        seconds=round(call.seconds, 6),
+    )
