@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -52,9 +52,8 @@ class Model:
         self._signature = bundle.manifest.signature
         self._noise = bundle.noise
         self._request_rows = config.limits.request_rows
-        # Not a method of this model's: then it is freed with its last call, and waits for no collector of cycles.
         self._batcher: Batcher[Operation] = Batcher(
-            partial(_compute, runtime, bundle, on_scores),
+            _Graphs(runtime, bundle, bundle.version, on_scores),
             runners=runners,
             max_rows=config.batching.max_rows,
             max_delay_s=config.batching.max_delay_ms / 1000,
@@ -134,34 +133,39 @@ class Model:
             raise OutOfRangeError(f"{name}: {rows} rows in a request; the service takes {self._request_rows} at most")
 
 
-def _compute(
-    runtime: Runtime, bundle: Bundle, on_scores: Callable[[Scores], None], operation: Operation, inputs: Arrays
-) -> Arrays:
-    match operation.name:
-        case "encode":
-            return runtime.encode(inputs)
-        case "reconstruct":
-            return runtime.reconstruct(inputs)
-        case "decode":
-            return runtime.decode(inputs["z"])
-        case "score":
-            scores = _score(runtime, bundle, operation.options, inputs)
-            on_scores(scores)
-            return _arrays(scores)
+@dataclass(frozen=True)
+class _Graphs:
+    """What a model's runners call. It knows no model, which so is freed with its last call, not by the collector."""
 
+    runtime: Runtime
+    bundle: Bundle
+    version: str  # the bundle's own takes a look at the disk
+    on_scores: Callable[[Scores], None]
 
-def _score(runtime: Runtime, bundle: Bundle, options: ScoreOptions, inputs: Arrays) -> Scores:
-    samples = count_samples(bundle.noise, options, default=bundle.manifest.num_samples)
-    return interpret(
-        runtime.score(
-            inputs, draw_noise(bundle.noise, samples, seed=options.seed), by_feature=options.top_features > 0
-        ),
-        bundle.calibration,
-        options,
-        model=bundle.manifest.name,
-        version=bundle.version,
-        features=bundle.manifest.signature.features,
-    )
+    def __call__(self, operation: Operation, inputs: Arrays) -> Arrays:
+        match operation.name:
+            case "encode":
+                return self.runtime.encode(inputs)
+            case "reconstruct":
+                return self.runtime.reconstruct(inputs)
+            case "decode":
+                return self.runtime.decode(inputs["z"])
+            case "score":
+                scores = self._score(inputs, operation.options)
+                self.on_scores(scores)
+                return _arrays(scores)
+
+    def _score(self, inputs: Arrays, options: ScoreOptions) -> Scores:
+        manifest, points = self.bundle.manifest, self.bundle.noise
+        noise = draw_noise(points, count_samples(points, options, default=manifest.num_samples), seed=options.seed)
+        return interpret(
+            self.runtime.score(inputs, noise, by_feature=options.top_features > 0),
+            self.bundle.calibration,
+            options,
+            model=manifest.name,
+            version=self.version,
+            features=manifest.signature.features if options.top_features else (),
+        )
 
 
 def _arrays(scores: Scores) -> Arrays:
