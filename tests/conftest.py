@@ -1,6 +1,7 @@
 """Small real models, trained and exported once a session, and a real service that serves them."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from vaeserve import bundle
@@ -134,12 +136,21 @@ def _valid_manifests() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A repository with a trained and exported model of each kind."""
-    folder = tmp_path_factory.mktemp("models")
-    runs = {kind: train_kind(kind, folder / "runs" / kind) for kind in KINDS}
-    repository = folder / "repository"
-    bundles = {kind: export(run, repository, name=kind) for kind, run in runs.items()}
-    return Models(repository, runs, bundles)
+    """A repository with a trained and exported model of each kind, which the workers of a run make and use together."""
+    folder, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    repository, runs = folder / "repository", folder / "runs"
+    # From both ends, so that two workers meet in the middle.
+    for kind in list(KINDS)[:: -1 if worker.endswith("1") else 1]:
+        with FileLock(folder / f"{kind}.lock"):
+            if not (repository / kind).exists():
+                export(train_kind(kind, runs / kind), repository, name=kind)
+    return Models(
+        repository,
+        {kind: Run.open(runs / kind) for kind in KINDS},
+        {kind: Bundle.open(repository / kind / "1") for kind in KINDS},
+    )
 
 
 @pytest.fixture(scope="session")
