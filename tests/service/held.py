@@ -32,7 +32,7 @@ class HeldSession:
     def run(self, outputs: list[str], feeds: Feeds) -> list[NDArray[Any]]:
         """Run the graph once it may; raise RuntimeError if it is to break."""
         self.runs.append(feeds)
-        assert self._allowed.acquire(timeout=120)
+        assert self._allowed.acquire(timeout=60)
         if self.breaks(feeds):
             raise RuntimeError("broken on purpose")
         computed: list[NDArray[Any]] = self._session.run(outputs, feeds)
