@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,21 @@ from vaeserve_service.runners import Runners
 MAX_ROWS, QUEUE_ROWS = 6, 40
 
 
+@dataclass
+class Call:
+    """A call: its key, whose rows it had, whether it breaks, and how many had ended when it began and when it ended."""
+
+    key: str
+    rows: set[tuple[int, int]]
+    breaks: bool
+    began: int
+    ended: int = 0
+
+    def has(self, number: int) -> bool:
+        """Tell whether it had rows of a request."""
+        return any(owner == number for owner, _ in self.rows)
+
+
 class Machine(RuleBasedStateMachine):
     """Requests whose rows tell whose they are, and calls that end when the machine lets them."""
 
@@ -30,9 +46,11 @@ class Machine(RuleBasedStateMachine):
         self.keys: list[str] = []
         self.broken: set[int] = set()  # requests with a row that breaks its call
         self.gone: dict[int, int] = {}  # how many rows of a cancelled request calls had when it was
-        self.calls: list[tuple[str, set[tuple[int, int]], bool]] = []
-        self.begun: list[str] = []
+        self.calls: list[Call] = []
         self.ended = 0
+        self.batches: list[Batch] = []
+        self.defects: list[Any] = []
+        self.loop.set_exception_handler(lambda _, context: self.defects.append(context))
         self.allowed = threading.Semaphore(0)
 
     @initialize(runners=st.integers(1, 3), delay_s=st.sampled_from([0, 0.001]))
@@ -51,25 +69,24 @@ class Machine(RuleBasedStateMachine):
 
     def compute(self, key: str, inputs: Arrays) -> Arrays:
         """Return each row, once the call may end; raise if one of them breaks it."""
-        self.begun.append(key)
-        assert self.allowed.acquire(timeout=60)
         rows = {(int(request), int(row)) for request, row in inputs["x"]}
         breaks = any(request in self.broken and row == 0 for request, row in rows)
-        self.calls.append((key, rows, breaks))
+        self.calls.append(call := Call(key, rows, breaks, self.ended))
+        assert self.allowed.acquire(timeout=60)
+        call.ended = self.ended
         if breaks:
             raise InternalError("broken")
         return {"y": inputs["x"].copy()}
 
     def on_batch(self, batch: Batch) -> None:
-        """See that a batch has no more rows than it may, or one that counts for more."""
+        """Count a call that has ended."""
         self.ended += 1
-        one = len(batch.pieces) == 1 and batch.pieces[0].rows <= 1
-        assert one or sum(piece.weight for piece in batch.pieces) <= MAX_ROWS
+        self.batches.append(batch)
 
     def settle(self) -> None:
         """Let the loop do what is ready, and the runners begin what they were given."""
         self.loop.run_until_complete(_turns(5))
-        while len(self.begun) < self.ended + self.busy:
+        while len(self.calls) < self.ended + self.busy:
             time.sleep(0)
 
     @property
@@ -124,7 +141,7 @@ class Machine(RuleBasedStateMachine):
         """Let a call end."""
         ended = self.ended
         self.allowed.release()
-        self.loop.run_until_complete(_until(lambda: self.ended > ended))
+        self.loop.run_until_complete(_until(lambda: self.ended > ended or self.defects))
 
     @rule()
     def pause(self) -> None:
@@ -136,30 +153,43 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "runners"):
             self.loop.close()
             return
-        self.allowed.release(1_000_000)
-        self.loop.run_until_complete(_until(lambda: all(request.done() for request in self.requests)))
-        self.loop.run_until_complete(_until(lambda: not self.busy and not self.runners._queues))
+        turns = 0
+        while not self.defects and (self.busy or not all(request.done() for request in self.requests)):
+            self.end(1) if self.busy else self.pause()
+            turns += 1
+            assert turns < 1000, "a request is never computed"
+        self.loop.run_until_complete(_until(lambda: not self.runners._queues))
         self.runners.__exit__(None, None, None)
         self.loop.close()
+        assert not self.defects
+        assert all(
+            sum(piece.weight for piece in batch.pieces) <= MAX_ROWS or is_one_row(batch) for batch in self.batches
+        )
         assert (self.batcher.waiting_rows, self.batcher.waiting_bytes) == (0, 0)
-        computed = Counter(row for _, rows, _ in self.calls for row in rows)
+        computed = Counter(row for call in self.calls for row in call.rows)
         assert not computed or max(computed.values()) == 1
         for number, request in enumerate(self.requests):
             self.check(number, request)
 
     def check(self, number: int, request: Request) -> None:
         """Check what came of a request."""
-        mine = [call for call in self.calls if any(owner == number for owner, _ in call[1])]
-        assert {key for key, _, _ in mine} <= {self.keys[number]}
-        calls = [(rows, broke) for _, rows, broke in mine]
+        calls = [call for call in self.calls if call.has(number)]
+        assert {call.key for call in calls} <= {self.keys[number]}
+        broke = [call for call in calls if call.breaks]
         if request.cancelled():
-            assert sum(owner == number for rows, _ in calls for owner, _ in rows) == self.gone[number]
+            assert sum(owner == number for call in calls for owner, _ in call.rows) == self.gone[number]
         elif request.exception() is not None:
             assert isinstance(request.exception(), InternalError)
-            assert any(broke for _, broke in calls) or request.rows == 0
+            assert broke or request.rows == 0
+            assert not broke or max(call.began for call in calls) <= min(call.ended for call in broke)
         else:
-            assert not any(broke for _, broke in calls)
+            assert not broke
             assert request.result()["y"].tolist() == request.inputs["x"].tolist()
+
+
+def is_one_row(batch: Batch) -> bool:
+    """Tell whether a batch has one row, which may count for more than a batch may have."""
+    return len(batch.pieces) == 1 and batch.pieces[0].rows <= 1
 
 
 async def _turns(count: int) -> None:
