@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,16 @@ from vaeserve_service.batcher import Batcher
 from vaeserve_service.requests import Arrays, Batch, Request
 from vaeserve_service.runners import Runners
 
-MAX_ROWS, QUEUE_ROWS = 6, 40
+MAX_ROWS, QUEUE_ROWS = 6, 60
+
+# A key, how many rows, what each counts as, and whether the first of them breaks its call.
+Asked = tuple[str, int, int, bool]
+REQUESTS: st.SearchStrategy[Asked] = st.tuples(
+    st.sampled_from("ab"),
+    st.integers(0, 4) | st.integers(5, 25),
+    st.sampled_from([1, 1, 1, 2, 5, 9]),
+    st.sampled_from([False, False, False, False, False, True]),
+)
 
 
 @dataclass
@@ -30,6 +39,7 @@ class Call:
     breaks: bool
     began: int
     ended: int = 0
+    may_end: threading.Event = field(default_factory=threading.Event)
 
     def has(self, number: int) -> bool:
         """Tell whether it had rows of a request."""
@@ -51,7 +61,6 @@ class Machine(RuleBasedStateMachine):
         self.batches: list[Batch] = []
         self.defects: list[Any] = []
         self.loop.set_exception_handler(lambda _, context: self.defects.append(context))
-        self.allowed = threading.Semaphore(0)
 
     @initialize(runners=st.integers(1, 3), delay_s=st.sampled_from([0, 0.001]))
     def start(self, runners: int, delay_s: float) -> None:
@@ -72,7 +81,7 @@ class Machine(RuleBasedStateMachine):
         rows = {(int(request), int(row)) for request, row in inputs["x"]}
         breaks = any(request in self.broken and row == 0 for request, row in rows)
         self.calls.append(call := Call(key, rows, breaks, self.ended))
-        assert self.allowed.acquire(timeout=60)
+        assert call.may_end.wait(60)
         call.ended = self.ended
         if breaks:
             raise InternalError("broken")
@@ -94,14 +103,15 @@ class Machine(RuleBasedStateMachine):
         """How many calls are under way."""
         return self.runners.count - self.runners._idle
 
-    @rule(
-        key=st.sampled_from("ab"),
-        rows=st.integers(0, 5) | st.integers(6, 30),
-        cost=st.sampled_from([1, 1, 1, 2, 5, 9]),
-        breaks=st.sampled_from([False, False, False, True]),
-        settles=st.booleans(),
-    )
-    def submit(self, *, key: str, rows: int, cost: int, breaks: bool, settles: bool) -> None:
+    @rule(asked=st.lists(REQUESTS, min_size=1, max_size=6), settles=st.booleans())
+    def submit(self, *, asked: list[Asked], settles: bool) -> None:
+        """Submit requests, together or with the loop's turns between them."""
+        for one in asked:
+            self.submit_one(*one)
+            if settles:
+                self.settle()
+
+    def submit_one(self, key: str, rows: int, cost: int, breaks: bool) -> None:
         """Submit a request; only a queue that it would overfill may refuse it."""
         number, waiting = len(self.requests), self.batcher.waiting_rows
         mine = np.array([(number, row) for row in range(rows)], int).reshape(rows, 2)
@@ -116,8 +126,6 @@ class Machine(RuleBasedStateMachine):
         except OverloadedError:
             assert waiting
             assert waiting + max(1, rows) * cost > QUEUE_ROWS or self.batcher.waiting_bytes + mine.nbytes > 10_000
-        if settles:
-            self.settle()
 
     @precondition(lambda self: self.requests)
     @rule(draw=st.data())
@@ -128,20 +136,16 @@ class Machine(RuleBasedStateMachine):
         if self.loop.run_until_complete(_cancel(request)):
             self.gone[number] = request._taken
 
-    @precondition(lambda self: self.busy)
-    @rule(calls=st.integers(1, 4))
-    def end(self, calls: int) -> None:
-        """Let some calls end."""
-        for _ in range(calls):
+    @rule(numbers=st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    def end(self, numbers: list[int]) -> None:
+        """Let some of the calls under way end, one after another."""
+        for number in numbers:
             self.settle()
-            if self.busy:
-                self.wait_for_one_more()
-
-    def wait_for_one_more(self) -> None:
-        """Let a call end."""
-        ended = self.ended
-        self.allowed.release()
-        self.loop.run_until_complete(_until(lambda: self.ended > ended or self.defects))
+            under_way = [call for call in self.calls if not call.may_end.is_set()]
+            if under_way:
+                ended = self.ended
+                under_way[number % len(under_way)].may_end.set()
+                self.loop.run_until_complete(_until(lambda ended=ended: self.ended > ended or self.defects))
 
     @rule()
     def pause(self) -> None:
@@ -155,7 +159,7 @@ class Machine(RuleBasedStateMachine):
             return
         turns = 0
         while not self.defects and (self.busy or not all(request.done() for request in self.requests)):
-            self.end(1) if self.busy else self.pause()
+            self.end([0]) if self.busy else self.pause()
             turns += 1
             assert turns < 1000, "a request is never computed"
         self.loop.run_until_complete(_until(lambda: not self.runners._queues))
@@ -207,7 +211,7 @@ async def _until(true: Any) -> None:
             await asyncio.sleep(0.0002)
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(3000, marks=pytest.mark.slow)])
 def test_every_request_gets_its_own_and_nothing_is_left(examples: int) -> None:
     """Rows, error or cancellation: each request has its own, no row is computed twice or after its cancellation."""
     run_state_machine_as_test(
