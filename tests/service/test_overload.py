@@ -26,8 +26,8 @@ from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
 NAME = "table33"
 OK, REFUSED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
 SERVING = health_pb2.HealthCheckResponse.SERVING
-# A request's rows, each counted 128 times for its samples: some milliseconds of a processor.
-ROWS, SAMPLES = 64, 256
+# A request's rows, each counted 64 times for its samples: some milliseconds of a processor.
+ROWS, SAMPLES = 64, 128
 WEIGHT = ROWS * SAMPLES // 2
 # How many requests may wait.
 QUEUE = 4
