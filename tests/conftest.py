@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from torch.onnx._internal._lazy_import import onnxscript_apis
+from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 
 from vaeserve import bundle
 from vaeserve.atomic import write_folder
@@ -42,6 +42,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "codes": {"columns": "ccc", "likelihood": "student_t", "latent_dim": 2, "hidden": (7,)},
 }
 ROWS = 600
+# Which of the run's processes this is, `gw0` and so on; empty where there is one alone.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,21 @@ def _valid_manifests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A repository with a trained and exported model of each kind, which the workers of a run make and use together."""
-    base, worker = tmp_path_factory.getbasetemp(), os.environ.get("PYTEST_XDIST_WORKER", "")
-    folder = (base.parent if worker else base) / "models"
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of a run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if WORKER else base) / "shared"
     folder.mkdir(exist_ok=True)
-    repository, runs = folder / "repository", folder / "runs"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(shared: Path) -> Models:
+    """A repository with a trained and exported model of each kind, which the workers of a run make and use together."""
+    repository, runs = shared / "repository", shared / "runs"
     # From both ends, so that two workers meet in the middle.
-    for kind in list(KINDS)[:: -1 if worker.endswith("1") else 1]:
-        with FileLock(folder / f"{kind}.lock"):
+    for kind in list(KINDS)[:: -1 if WORKER == "gw1" else 1]:
+        with FileLock(shared / f"{kind}.lock"):
             if not (repository / kind).exists():
                 export(train_kind(kind, runs / kind), repository, name=kind)
     return Models(

@@ -211,7 +211,7 @@ async def _until(true: Any) -> None:
             await asyncio.sleep(0.0002)
 
 
-@pytest.mark.parametrize("examples", [100, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_every_request_gets_its_own_and_nothing_is_left(examples: int) -> None:
     """Rows, error or cancellation: each request has its own, no row is computed twice or after its cancellation."""
     run_state_machine_as_test(
