@@ -25,7 +25,7 @@ demo: .venv/installed ## Train, export, serve and score two data sets that come 
 
 .PHONY: test
 test: .venv/installed ## Run the tests (under 10 minutes on 2 cores)
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 .PHONY: test-slow
 test-slow: .venv/installed ## Run the slow tests

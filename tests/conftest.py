@@ -1,6 +1,8 @@
 """Small real models, trained and exported once a session, and a real service that serves them."""
 
+import functools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,9 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
+from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 
 from vaeserve import bundle
 from vaeserve.atomic import write_folder
@@ -38,6 +42,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "codes": {"columns": "ccc", "likelihood": "student_t", "latent_dim": 2, "hidden": (7,)},
 }
 ROWS = 600
+# Which of the run's processes this is, `gw0` and so on; empty where there is one alone.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,14 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _parsed_once() -> Iterator[None]:
+    """Let the exporter parse the sources of its operators once, which it does for each graph, a third of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(onnxscript_apis.get_torchlib_ops))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _valid_manifests() -> Iterator[None]:
     """Let every manifest that a test writes in this process be valid by the published schema."""
     schema = json.loads((Path(__file__).parents[1] / "docs" / "manifest.schema.json").read_text())
@@ -133,13 +147,28 @@ def _valid_manifests() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A repository with a trained and exported model of each kind."""
-    folder = tmp_path_factory.mktemp("models")
-    runs = {kind: train_kind(kind, folder / "runs" / kind) for kind in KINDS}
-    repository = folder / "repository"
-    bundles = {kind: export(run, repository, name=kind) for kind, run in runs.items()}
-    return Models(repository, runs, bundles)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of a run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if WORKER else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(shared: Path) -> Models:
+    """A repository with a trained and exported model of each kind, which the workers of a run make and use together."""
+    repository, runs = shared / "repository", shared / "runs"
+    # From both ends, so that two workers meet in the middle.
+    for kind in list(KINDS)[:: -1 if WORKER == "gw1" else 1]:
+        with FileLock(shared / f"{kind}.lock"):
+            if not (repository / kind).exists():
+                export(train_kind(kind, runs / kind), repository, name=kind)
+    return Models(
+        repository,
+        {kind: Run.open(runs / kind) for kind in KINDS},
+        {kind: Bundle.open(repository / kind / "1") for kind in KINDS},
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import vaeserve
+from vaeserve.cli import main
 from vaeserve.local import LocalService
 
 Done = subprocess.CompletedProcess[str]
@@ -111,7 +112,13 @@ def test_scoring_through_a_service(service: LocalService, models: Any, rows_of: 
         (["compare", "none", "none", "--data", "few.csv"], "none: not a bundle: it has no manifest.json"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_message_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
     """Each fault of the person's is one message that names it, exit code 2, no traceback, and nothing written."""
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "dates.csv").write_text("a,when\n1,2024-01-01\n")
@@ -119,10 +126,14 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path: Path, arguments: lis
     (tmp_path / "in.parquet").write_bytes(b"PAR1")
     (tmp_path / "markup.csv").write_text("x[/b]\n2024-01-01\n")
     before = sorted(tmp_path.iterdir())
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vaeserve", *arguments])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split())
+    assert "Traceback" not in said
     assert sorted(tmp_path.iterdir()) == before
 
 

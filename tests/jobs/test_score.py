@@ -201,7 +201,7 @@ class RecordingService:
             manifest="{}",
         )
 
-    ListModels = Encode = Decode = Reconstruct = Generate = Interpolate = GetModel
+    ListModels = Encode = Decode = Reconstruct = Generate = Interpolate = ScoreStream = GetModel
 
     def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802 - gRPC's name
         """Return no scores."""

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from filelock import FileLock
 
 from tests.conftest import train_kind
 from vaeserve.bundle import Bundle
@@ -112,14 +113,14 @@ class Shelf:
 
 
 @pytest.fixture(scope="session")
-def two_bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Bundle]:
+def two_bundles(shared: Path) -> tuple[Bundle, Bundle]:
     """Two models that take the same rows and score them otherwise."""
-    folder = tmp_path_factory.mktemp("two")
-    first, second = (
-        export(train_kind(NAME, folder / "runs" / str(seed), steps=20, seed=seed), folder / "repository", name=NAME)
-        for seed in (0, 1)
-    )
-    return first, second
+    repository = shared / "two"
+    for seed in (0, 1):
+        with FileLock(shared / f"two {seed}.lock"):
+            if not (repository / NAME / str(seed + 1)).exists():
+                export(train_kind(NAME, shared / f"two {seed}", steps=20, seed=seed), repository, name=NAME)
+    return Bundle.open(repository / NAME / "1"), Bundle.open(repository / NAME / "2")
 
 
 @pytest.fixture

@@ -185,8 +185,8 @@ def test_a_wrong_request_ends_its_stream_after_the_answers_before_it(channel: gr
 
 def test_a_client_that_takes_no_answers_is_read_no_further(channel: grpc.Channel, rows_of: Any) -> None:
     """Far from all that it would send is taken from it; once it reads, every answer comes."""
-    sent, count = 0, 3000
-    request = score_request(rows_of("table7", 300), top_features=7)  # each answer is some 30 kB
+    sent, count = 0, 1200
+    request = score_request(rows_of("table7", 1000))  # each answer is some 30 kB
 
     def requests() -> Iterator[pb.ScoreRequest]:
         nonlocal sent

@@ -23,6 +23,6 @@ def test_noise_is_standard_normal_and_evenly_spread() -> None:
 @pytest.mark.parametrize("num_samples", [1, 2, 8])
 def test_the_points_of_a_score_have_the_length_that_is_expected(latent_dim: int, num_samples: int) -> None:
     """Half their squared length shifts every bound: by chance nats, and here hundredths of one."""
-    for seed in range(5):
+    for seed in range(2):
         points = sobol_normal(latent_dim, seed=seed, num_samples=num_samples)[:num_samples]
         assert abs(0.5 * np.square(points).sum(1).mean() - 0.5 * latent_dim) < 0.2, seed
