@@ -86,7 +86,8 @@ def _batch() -> Batch:
 
     async def taken() -> Batch:
         queue = Queue(lambda inputs: inputs, max_rows=1, max_delay_s=0, backlog=Backlog(), on_batch=lambda _: None)
-        queue.join(Request({"x": np.zeros((1, 1), np.float32)}, cost=1, queue=queue))
+        rows = {"x": np.zeros((1, 1), np.float32)}
+        queue.join(Request(rows, cost=1, queue=queue, loop=asyncio.get_running_loop()))
         return queue.take()
 
     batch = asyncio.run(taken())

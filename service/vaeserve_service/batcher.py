@@ -65,7 +65,7 @@ class Batcher(Generic[K]):
         Raises OverloadedError at once if the queue has no room for it.
         """
         queue = self._queue(key)
-        request = Request(inputs, cost=cost, queue=queue)
+        request = Request(inputs, cost=cost, queue=queue, loop=self._runners.loop)
         _refuse_past("rows", self._backlog.rows, request.weight, self._queue_rows)
         _refuse_past("bytes", self._backlog.bytes, request.size, self._queue_bytes)
         queue.join(request)

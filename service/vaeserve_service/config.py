@@ -74,7 +74,8 @@ class RepositoryConfig(Section):
 class RuntimeConfig(Section):
     """What the graphs run on, and how many calls are computed at once.
 
-    Runners are by default one a processor of the cgroup, on a GPU two: one computes while the other's rows are copied.
+    Runners are by default one more than the processors of the cgroup, on a GPU two: the others compute while one is
+    handed its rows.
     `gpu_memory_bytes` is the most that each graph takes of its memory.
     """
 

@@ -31,8 +31,8 @@ class Request(asyncio.Future[Arrays]):
     Cancelling it, as the end of the task that awaits it does, takes what isn't computed yet out of its queue at once.
     """
 
-    def __init__(self, inputs: Arrays, *, cost: int, queue: Leaves) -> None:
-        super().__init__()
+    def __init__(self, inputs: Arrays, *, cost: int, queue: Leaves, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
         self.inputs = inputs
         self.rows = len(next(iter(inputs.values())))
         self.cost = cost

@@ -17,7 +17,7 @@ from vaeserve_service.requests import Arrays, Batch
 class Runners:
     """So many threads; a free one takes the next queue's batch, queues in turn.
 
-    To be entered on the event loop; leaving waits for the calls under way.
+    Leaving waits for the calls under way.
     """
 
     def __init__(self, count: int) -> None:
@@ -26,6 +26,7 @@ class Runners:
         # The last one that became idle is the next to work: its processor's caches still hold the model.
         self._idle = list(self._runners)
         self._queues: OrderedDict[Queue, None] = OrderedDict()  # those in which requests wait
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._dispatch_is_due = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,12 +43,19 @@ class Runners:
         for runner in self._runners:
             runner.join()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that they work for: the one that runs when it is first asked for."""
+        if self._loop is None:  # to ask costs a system call
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
     def wake(self, queue: Queue) -> None:
         """Let `queue` have a runner once the loop has done what else is due: what came together leaves together."""
         self._queues.setdefault(queue)
         if not self._dispatch_is_due:
             self._dispatch_is_due = True
-            asyncio.get_running_loop().call_soon(self._dispatch)
+            self.loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
         """Start the calls that are due, as long as there are threads for them."""
@@ -56,7 +64,7 @@ class Runners:
             self._timer.cancel()
             self._timer = None
         while self._idle and (queue := self._next()) is not None:
-            self._idle.pop().compute(queue, queue.take(), asyncio.get_running_loop())
+            self._idle.pop().compute(queue, queue.take(), self.loop)
             self._queues.move_to_end(queue)
 
     def _next(self) -> Queue | None:
@@ -74,7 +82,7 @@ class Runners:
         for queue in empty:
             del self._queues[queue]
         if due is None and soonest < math.inf:
-            self._timer = asyncio.get_running_loop().call_later(soonest, self._dispatch)
+            self._timer = self.loop.call_later(soonest, self._dispatch)
         return due
 
     def _finish(self, runner: "_Runner", queue: Queue, batch: Batch, outputs: Arrays | BaseException) -> None:

@@ -20,7 +20,7 @@ from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
 from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import allow_open_files, channel_options
-from vaeserve_service.cpus import available_cpus
+from vaeserve_service.cpus import available_cpus, yield_to_others
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
@@ -121,15 +121,21 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, on_signal)
-        await serve(config, stop=stop, on_started=on_started)
 
+        def on_all_threads_started(started: Started) -> None:
+            prefer_this_thread()
+            on_started(started)
+
+        await serve(config, stop=stop, on_started=on_all_threads_started)
+
+    prefer_this_thread = yield_to_others()
     # A sixth off what a call costs.
     uvloop.run(until_signalled())
 
 
 def _runners(config: RuntimeConfig) -> int:
-    """Return how many calls are computed at once; on a GPU one computes while the other's rows are copied."""
-    return config.runners or (2 if config.device == "cuda" else available_cpus())
+    """Return how many calls are computed at once: one more than compute, for while it is handed its rows."""
+    return config.runners or (2 if config.device == "cuda" else available_cpus() + 1)
 
 
 def _certificates(config: ServiceConfig, metrics: Metrics) -> Certificates | None:

@@ -102,8 +102,8 @@ async def serving(repository: Path, name: str, **sections: dict[str, Any]) -> As
 
 
 def _hold(model: Model) -> HeldSession:
-    compute: Any = model._batcher._compute  # a partial of the runtime and the bundle
-    graph = compute.args[0]._scorer
+    graphs: Any = model._batcher._compute
+    graph = graphs.runtime._scorer
     graph._session = HeldSession(graph._session)
     held: HeldSession = graph._session
     return held

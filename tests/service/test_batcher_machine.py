@@ -101,7 +101,7 @@ class Machine(RuleBasedStateMachine):
     @property
     def busy(self) -> int:
         """How many calls are under way."""
-        return self.runners.count - self.runners._idle
+        return self.runners.count - len(self.runners._idle)
 
     @rule(asked=st.lists(REQUESTS, min_size=1, max_size=6), settles=st.booleans())
     def submit(self, *, asked: list[Asked], settles: bool) -> None:

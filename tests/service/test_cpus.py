@@ -1,11 +1,13 @@
-"""How many processors the cgroup allows."""
+"""How many processors the cgroup allows, and which thread goes first."""
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from vaeserve_service.cpus import available_cpus
+from vaeserve_service.cpus import available_cpus, yield_to_others
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -28,3 +30,37 @@ def test_the_quota_counts_and_not_the_host(tmp_path: Path, files: dict[str, str]
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert available_cpus(tmp_path) == cpus
+
+
+@pytest.fixture
+def policy() -> Iterator[None]:
+    """Set this thread's policy back to what it was."""
+    before = os.sched_getscheduler(0)
+    yield
+    os.sched_setscheduler(0, before, os.sched_param(0))
+
+
+def policy_of_a_new_thread() -> int:
+    """Return the policy of a thread that this one starts."""
+    policies: list[int] = []
+    thread = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
+    thread.start()
+    thread.join()
+    return policies[0]
+
+
+@pytest.mark.usefixtures("policy")
+def test_threads_that_are_started_yield_to_the_one_that_starts_them() -> None:
+    """Between the two calls threads are started that preempt no other; the first one is as it was."""
+    prefer_this_thread = yield_to_others()
+    assert policy_of_a_new_thread() == os.SCHED_BATCH
+    prefer_this_thread()
+    assert (os.sched_getscheduler(0), policy_of_a_new_thread()) == (os.SCHED_OTHER, os.SCHED_OTHER)
+
+
+@pytest.mark.usefixtures("policy")
+def test_a_policy_that_the_starter_chose_stays() -> None:
+    """A service that was started as a batch job stays one."""
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    yield_to_others()()
+    assert os.sched_getscheduler(0) == os.SCHED_BATCH

@@ -1,5 +1,6 @@
 """What is counted of calls, batches and versions."""
 
+import asyncio
 import sys
 import threading
 from collections.abc import Iterator
@@ -166,7 +167,8 @@ async def test_a_batch_counts_its_rows_its_time_and_each_requests_wait(metrics: 
     """A request that is computed in pieces has waited once, until the first of them."""
     record = metrics.record("fraud", "3", CALIBRATION)
     queue = Queue(lambda inputs: inputs, max_rows=4, max_delay_s=0, backlog=Backlog(), on_batch=record.batch)
-    large, small = (Request({"x": np.zeros((rows, 1))}, cost=1, queue=queue) for rows in (6, 1))
+    loop = asyncio.get_running_loop()
+    large, small = (Request({"x": np.zeros((rows, 1))}, cost=1, queue=queue, loop=loop) for rows in (6, 1))
     large.arrived, small.arrived = 10.0, 11.0
     for request in (large, small):
         queue.join(request)

@@ -62,7 +62,7 @@ def test_the_screen_says_what_is_served_where_and_how(two_bundles: Any) -> None:
     assert told["repository"] == f"{repository}, looked at every 5 s"
     assert re.fullmatch(r"cpu, onnxruntime \d+\.\d+\.\d+", told["provider"])
     assert told["threads"] == "3 runners, of one ONNX Runtime thread each; 1 event loop"
-    assert told["batches"] == "up to 256 rows"
+    assert told["batches"] == "up to 256 rows, waited for up to 4 ms"
     assert told["request"] == "up to 100,000 rows, 64 MiB"
     assert told["queue"] == "up to 1,234 rows, 256 MiB, of a model"
     assert told["connections"] == "up to 1,000, each of up to 256 calls at once"
