@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any, Protocol, TypeVar
 
+from vaeserve.errors import OverloadedError
+
 T = TypeVar("T")
 U_co = TypeVar("U_co", covariant=True)
 
@@ -26,31 +28,49 @@ async def in_order(
 ) -> AsyncIterator[U_co]:
     """Yield the answer to each request, in their order, `most` of them under way or waiting to be taken at once.
 
-    While so many are, none is read, so that whoever doesn't take answers can't send on either. The first error, of a
-    request's answer or of reading it, is raised after the answers before it, and ends the others.
+    While so many are, none is read, so that whoever doesn't take answers can't send on either; nor while `answer`
+    raises OverloadedError and others are under way, which make room. The first error, of a request's answer or of
+    reading it, is raised after the answers before it, and ends the others.
     """
-    room = asyncio.Semaphore(most)
-    answers: asyncio.Queue[Pending[U_co] | None] = asyncio.Queue()
     under_way: deque[Pending[U_co]] = deque()
+    begun, taken = asyncio.Event(), asyncio.Event()
+
+    async def until_taken() -> None:
+        taken.clear()
+        await taken.wait()
+
+    async def begin(request: T) -> Pending[U_co]:
+        while True:
+            try:
+                return answer(request)
+            except OverloadedError:
+                if not under_way:
+                    raise
+                await until_taken()
 
     async def read() -> None:
         try:
-            await room.acquire()
             async for request in requests:
-                pending = answer(request)
-                under_way.append(pending)
-                answers.put_nowait(pending)
-                await room.acquire()
+                under_way.append(await begin(request))
+                begun.set()
+                while len(under_way) >= most:
+                    await until_taken()
         finally:
-            answers.put_nowait(None)
+            begun.set()
 
     reader = asyncio.create_task(read())
     try:
-        while (pending := await answers.get()) is not None:
-            yield await pending
-            under_way.popleft()
-            room.release()
-        await reader
+        while True:
+            if under_way:
+                yield await under_way[0]
+                under_way.popleft()
+                taken.set()
+            elif reader.done():
+                await reader
+                return
+            else:
+                begun.clear()
+                await begun.wait()
     finally:
         reader.cancel()
         for pending in under_way:

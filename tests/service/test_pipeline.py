@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vaeserve.errors import InvalidInputError
+from vaeserve.errors import InvalidInputError, OverloadedError
 from vaeserve_service.pipeline import in_order
 
 
@@ -107,6 +107,36 @@ async def test_an_error_in_reading_comes_after_the_answers() -> None:
     with pytest.raises(InvalidInputError, match="no message"):
         await collect(in_order(aiter(source), started(answer), most=10), answered)
     assert answered == [0, 1, 2]
+
+
+async def test_a_full_queue_is_waited_for_while_others_make_room() -> None:
+    """A stream whose own requests fill the queue sends on as they are answered, each of them once."""
+    waiting: set[int] = set()
+
+    async def computed(number: int) -> int:
+        await settle()
+        waiting.discard(number)
+        return number
+
+    def answer(number: int) -> asyncio.Task[int]:
+        if len(waiting) == 2:
+            raise OverloadedError("queue: 2 rows wait")
+        waiting.add(number)
+        return asyncio.create_task(computed(number))
+
+    assert [number async for number in in_order(aiter(Source(9)), answer, most=100)] == list(range(9))
+
+
+async def test_a_queue_that_others_fill_ends_the_stream() -> None:
+    """With nothing under way there is nothing to wait for: the caller is told to come again later."""
+
+    def answer(number: int) -> asyncio.Task[int]:
+        raise OverloadedError(f"queue: {number} more")
+
+    answered: list[int] = []
+    with pytest.raises(OverloadedError):
+        await collect(in_order(aiter(Source(3)), answer, most=10), answered)
+    assert answered == []
 
 
 async def test_who_leaves_takes_what_is_unfinished_along() -> None:
