@@ -25,6 +25,7 @@ COPY --from=builder /venv /venv
 ENV PATH="/venv/bin:${PATH}" \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
+    GRPC_VERBOSITY=ERROR \
     VAESERVE_REPOSITORY_PATH=/models
 
 # A number, because Kubernetes' runAsNonRoot can't tell whether a name is root's.
