@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import calibration, detection, likelihood, novelty, observing, pyod_time, serving
+from benchmarks import calibration, detection, likelihood, novelty, observing, pyod_time, serving, transport
 from benchmarks.environment import environment
 
 BENCHMARKS = {
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "observing": observing,
     "pyod": pyod_time,
     "serving": serving,
+    "transport": transport,
 }
 
 

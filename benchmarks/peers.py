@@ -63,7 +63,21 @@ def ours(bundle: Bundle, *, log: Path) -> Iterator[Server]:
 @contextmanager
 def naive(bundle: Bundle, *, log: Path) -> Iterator[Server]:
     """Serve the bundle with `benchmarks.naive`."""
-    command = [sys.executable, "-m", "benchmarks.naive", str(bundle.path.resolve())]
+    with _module("naive", str(bundle.path.resolve()), log=log) as server:
+        yield server
+
+
+@contextmanager
+def echo(*, log: Path) -> Iterator[Server]:
+    """Serve with `benchmarks.echo`."""
+    with _module("echo", log=log) as server:
+        yield server
+
+
+@contextmanager
+def _module(name: str, *arguments: str, log: Path) -> Iterator[Server]:
+    """Run a server that prints its port."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
     with (
         log.open("wb") as stderr,
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
@@ -72,7 +86,7 @@ def naive(bundle: Bundle, *, log: Path) -> Iterator[Server]:
             assert process.stdout is not None  # noqa: S101 - it is a pipe
             port = process.stdout.readline().strip()
             if not port:
-                raise RuntimeError(f"the naive server didn't start: {log.read_text()}")
-            yield Server("naive", f"{HOST}:{port}", process.pid)
+                raise RuntimeError(f"the {name} server didn't start: {log.read_text()}")
+            yield Server(name, f"{HOST}:{port}", process.pid)
         finally:
             process.kill()

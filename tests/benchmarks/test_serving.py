@@ -26,7 +26,7 @@ def test_measures_both_servers_on_every_workload(tmp_path: Path) -> None:
     results = json.loads(out.read_text())
     assert results["commit"]
     assert results["machine"]["cores"] >= 1
-    assert list(results["workloads"]) == ["W1", "W2", "W3"]
+    assert list(results["workloads"]) == ["W1", "W1 as ScoreStream", "W2", "W3", "W4"]
     for workload in results["workloads"].values():
         assert max(workload["largest_error"].values()) <= 1e-4
         for server in ("ours", "naive", "ours_to_naive"):
@@ -40,3 +40,14 @@ def test_refuses_a_name_that_is_no_benchmark() -> None:
     done = run("nonesuch")
     assert done.returncode == 2
     assert "serving" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load, of Debian's nghttp2-client")
+def test_measures_the_transport_alone() -> None:
+    """An echo of each kind has its processor time."""
+    done = run("transport", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert {name: figure > 0 for name, figure in json.loads(done.stdout).items() if name.endswith("_us")} == {
+        "call_us": True,
+        "message_us": True,
+    }
