@@ -80,7 +80,7 @@ class RuntimeConfig(Section):
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
-    runners: Count | None = None
+    runners: Annotated[int, Field(ge=1, le=1024)] | None = None
     gpu_memory_bytes: Count | None = None
 
     @model_validator(mode="after")
@@ -97,7 +97,7 @@ class BatchingConfig(Section):
     only for as many requests as were lately in flight at once; a `max_delay_ms` of 0 is never.
     """
 
-    max_rows: Count = 256
+    max_rows: Annotated[int, Field(ge=1, le=65536)] = 256
     max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 4.0
 
 
@@ -107,6 +107,7 @@ class LimitsConfig(Section):
     message_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 * 2**20
     tensor_elements: Count = 2**24
     request_rows: Count = 100_000
+    response_bytes: Count = 64 * 2**20
     stream_requests: Count = 128
     queue_rows: Count = 200_000
     queue_bytes: Count = 256 * 2**20

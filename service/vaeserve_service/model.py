@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from vaeserve.bundle import Bundle
@@ -19,6 +20,11 @@ from vaeserve_service.requests import Batch, Request
 from vaeserve_service.runners import Runners
 from vaeserve_service.runtime import Arrays, Runtime
 
+log = structlog.get_logger()
+
+# About what a row's scores take in a response, and each of its attributions, with a name.
+_SCORE_BYTES = 32
+_ATTRIBUTION_BYTES = 32
 # The fields of Scores that are arrays.
 _NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value", "anomalous", "status")
 
@@ -51,7 +57,9 @@ class Model:
         self.calibration = bundle.calibration
         self._signature = bundle.manifest.signature
         self._noise = bundle.noise
-        self._request_rows = config.limits.request_rows
+        self._limits = config.limits
+        self._row_bytes = {"encode": runtime.row_bytes("encoder"), "decode": runtime.row_bytes("decoder")}
+        self._row_bytes["reconstruct"] = self._row_bytes["decode"]
         self._batcher: Batcher[Operation] = Batcher(
             _Graphs(runtime, bundle, bundle.version, on_scores),
             runners=runners,
@@ -69,25 +77,26 @@ class Model:
 
     async def encode(self, inputs: Arrays) -> Arrays:
         """Return each row's `mean` and `log_variance` [rows, latent] and `status` [rows]."""
-        return await self._submit(Operation("encode"), self._signature.check(inputs))
+        return await self._submit(Operation("encode"), inputs)
 
     async def reconstruct(self, inputs: Arrays) -> Arrays:
         """Return the decoder's outputs at each row's posterior mean, and `status` [rows]."""
-        return await self._submit(Operation("reconstruct"), self._signature.check(inputs))
+        return await self._submit(Operation("reconstruct"), inputs)
 
     async def decode(self, latents: NDArray[Any]) -> Arrays:
         """Return the decoder's outputs for `latents` [rows, latent].
 
         Raises InvalidInputError for latents of another form, OutOfRangeError for such as lie past LARGEST_LATENT.
         """
-        return await self._submit(Operation("decode"), {"z": check_latents(latents, self.manifest.latent_dim)})
+        self._refuse_too_many("rows", len(latents), Operation("decode"))
+        return await self._enqueue(Operation("decode"), {"z": check_latents(latents, self.manifest.latent_dim)})
 
     async def generate(self, count: int, *, seed: int, temperature: float) -> Arrays:
         """Return the decoder's outputs for `count` of `prior_draws`.
 
         Raises OutOfRangeError for more than a request may have, InvalidInputError as `prior_draws` does.
         """
-        self._refuse_too_many("count", count)
+        self._refuse_too_many("count", count, Operation("decode"))
         return await self.decode(prior_draws(count, self.manifest.latent_dim, seed=seed, temperature=temperature))
 
     async def interpolate(
@@ -97,7 +106,7 @@ class Model:
 
         Raises OutOfRangeError for more steps than a request may have rows, and as `path` does.
         """
-        self._refuse_too_many("steps", steps)
+        self._refuse_too_many("steps", steps, Operation("decode"))
         latent_dim = self.manifest.latent_dim
         first, last = one_latent(start, "start", latent_dim), one_latent(end, "end", latent_dim)
         latents = path(first, last, steps=steps, method=method)
@@ -113,24 +122,38 @@ class Model:
         samples = count_samples(self._noise, options, default=self.manifest.num_samples)
         # A row of more samples than the default counts as so many more rows.
         cost = math.ceil(samples / self.manifest.num_samples)
-        return self._submit(Operation("score", options), self._signature.check(inputs), cost=cost)
+        return self._submit(Operation("score", options), inputs, cost=cost)
 
     def _submit(self, operation: Operation, inputs: Arrays, *, cost: int = 1) -> Request:
-        """Have rows computed, each counted as `cost` rows."""
-        rows = len(next(iter(inputs.values())))
-        if rows * cost > self._request_rows:
-            times = f", each counted {cost} times for its samples" if cost > 1 else ""
-            raise OutOfRangeError(f"rows: {rows} in a request{times}; the service takes {self._request_rows} at most")
+        """Have rows computed, each counted as `cost` rows; too many are refused before they are looked at."""
+        for array in inputs.values():
+            self._refuse_too_many("rows", len(array), operation, cost=cost)
+        return self._enqueue(operation, self._signature.check(inputs), cost=cost)
+
+    def _enqueue(self, operation: Operation, inputs: Arrays, *, cost: int = 1) -> Request:
         request = self._batcher.submit(operation, inputs, cost=cost)
         call = CURRENT.get()
         if call is not None and call.on_computed:
             request.add_done_callback(call.on_computed)
         return request
 
-    def _refuse_too_many(self, name: str, rows: int) -> None:
-        """Raise OutOfRangeError for more rows than a request may have, before there is any memory for them."""
-        if rows > self._request_rows:
-            raise OutOfRangeError(f"{name}: {rows} rows in a request; the service takes {self._request_rows} at most")
+    def _refuse_too_many(self, name: str, rows: int, operation: Operation, *, cost: int = 1) -> None:
+        """Raise OutOfRangeError for more rows than a request, or its response, may have."""
+        if rows * cost > self._limits.request_rows:
+            times = f", each counted {cost} times for its samples" if cost > 1 else ""
+            raise OutOfRangeError(
+                f"{name}: {rows} rows in a request{times}; the service takes {self._limits.request_rows} at most"
+            )
+        row_bytes = self._row_bytes.get(operation.name) or self._score_bytes(operation.options)
+        if rows * row_bytes > self._limits.response_bytes:
+            raise OutOfRangeError(
+                f"{name}: {rows} rows of {row_bytes} bytes in a response; the service gives "
+                f"{self._limits.response_bytes} bytes, {self._limits.response_bytes // row_bytes} rows, at most"
+            )
+
+    def _score_bytes(self, options: ScoreOptions) -> int:
+        """Return about how much a row's scores take in a response."""
+        return _SCORE_BYTES + _ATTRIBUTION_BYTES * min(options.top_features, len(self._signature.features))
 
 
 @dataclass(frozen=True)
@@ -152,7 +175,10 @@ class _Graphs:
                 return self.runtime.decode(inputs["z"])
             case "score":
                 scores = self._score(inputs, operation.options)
-                self.on_scores(scores)
+                try:
+                    self.on_scores(scores)
+                except Exception as error:  # who counts them is not to cost anyone the answer
+                    log.error("scores not counted", model=scores.model, version=scores.version, exc_info=error)
                 return _arrays(scores)
 
     def _score(self, inputs: Arrays, options: ScoreOptions) -> Scores:

@@ -12,6 +12,8 @@ from vaeserve_service.requests import Arrays, Batch, Piece, Request
 _SHARE = 0.9
 # What is left of a crowd from one call to the next, where fewer come.
 _DECAY = 0.9
+# The seconds that a crowd is remembered while nobody comes.
+_LATELY_S = 0.1
 # The event loop's timers count milliseconds: what is due sooner than it can tell is due.
 _TICK_S = 0.0005
 
@@ -51,6 +53,7 @@ class Queue:
         self._short_calls = 0
         self._computing = 0
         self._crowd = 1.0
+        self._ended = -math.inf
 
     @property
     def waits(self) -> bool:
@@ -64,6 +67,8 @@ class Queue:
 
     def join(self, request: Request) -> None:
         """Let a request wait."""
+        if not self.in_use and request.arrived - self._ended > _LATELY_S:
+            self._crowd = 1.0
         self._requests[request] = None
         self._count(request.weight, request.size)
 
@@ -123,6 +128,7 @@ class Queue:
         self._calls -= 1
         self._short_calls -= batch.is_short
         self._computing -= len(batch.pieces)
+        self._ended = batch.ended
 
     @property
     def _has_crowd(self) -> bool:

@@ -68,12 +68,18 @@ class Request(asyncio.Future[Arrays]):
         self.started = self.started or started
         self.ended = max(self.ended, ended)
         if piece.is_whole:
-            self.set_result(outputs)
+            self._end(outputs)
             return
         self._answers[piece.start] = outputs
         self._answered += piece.rows
         if self._answered == self.rows:
-            self.set_result(join([self._answers[start] for start in sorted(self._answers)]))
+            self._end(join([self._answers[start] for start in sorted(self._answers)]))
+
+    def _end(self, outputs: Arrays) -> None:
+        """Answer, and hold no longer what nobody reads any more: an answer may wait for its turn in a stream."""
+        self.inputs = {}
+        self._answers = {}
+        self.set_result(outputs)
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error; what isn't computed yet never is."""
@@ -144,7 +150,10 @@ class Batch:
     def answer(self, outputs: Arrays) -> None:
         """Give each piece's request its rows of the outputs."""
         for piece, part in zip(self.pieces, self._split(outputs), strict=True):
-            piece.request.answer(piece, part, started=self.started, ended=self.ended)
+            try:
+                piece.request.answer(piece, part, started=self.started, ended=self.ended)
+            except Exception as error:  # no memory to put it together: its caller alone must hear of it
+                piece.request.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """Give each piece's request the error."""

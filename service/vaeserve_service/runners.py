@@ -10,14 +10,21 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import structlog
+
 from vaeserve_service.queues import Queue
 from vaeserve_service.requests import Arrays, Batch
+
+log = structlog.get_logger()
+
+# A call is a matter of milliseconds; one that hangs, as on a GPU that is lost, must not keep the process.
+_STOP_S = 2.0
 
 
 class Runners:
     """So many threads; a free one takes the next queue's batch, queues in turn.
 
-    Leaving waits for the calls under way.
+    Leaving waits a moment for the calls under way, whose callers have gone.
     """
 
     def __init__(self, count: int) -> None:
@@ -40,8 +47,11 @@ class Runners:
     ) -> None:
         for runner in self._runners:
             runner.stop()
+        deadline = time.monotonic() + _STOP_S
         for runner in self._runners:
-            runner.join()
+            runner.join(max(0.0, deadline - time.monotonic()))
+            if runner.is_alive():
+                log.warning("left computing", thread=runner.name)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

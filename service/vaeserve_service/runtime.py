@@ -10,6 +10,7 @@ exceptions of `placement` runs there. A graph that takes strings can't be bound:
 import contextlib
 import ctypes
 import io
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -54,8 +55,9 @@ _CUDA = {
 TOLERANCE = 1e-4
 # Rows x samples of one call: enough to fill the caches, and no more memory for a large input than for a small one.
 CHUNK = 4096
-# The scorer's outputs that are one number a row; the others are only worth copying for who asks.
 _DTYPES = {"float": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "string": "STRING"}
+_ITEM_BYTES = {"FLOAT32": 4, "UINT8": 1, "INT32": 4, "STRING": 1}
+# The scorer's outputs that are one number a row; the others are only worth copying for who asks.
 _BY_ROW = ("elbo", "log_likelihood", "kl", "iwae", "status")
 
 
@@ -174,6 +176,11 @@ class Runtime:
                 raise ConfigError(_not_there(device, _of_cuda(error))) from None
             raise BundleError(f"{bundle.path}: {error}") from None
         return runtime
+
+    def row_bytes(self, graph: "GraphName") -> int:
+        """Return how many bytes a row of a graph's outputs takes, of what has no fixed size the least."""
+        gives = dict(zip(GRAPHS, (self._encoder, self._decoder, self._scorer), strict=True))[graph].gives
+        return sum(_ITEM_BYTES[value.dtype] * abs(math.prod(value.shape[1:])) for value in gives.values())
 
     def check_interface(self, manifest: "Manifest") -> None:
         """Raise BundleError, naming graph and value, unless the graphs take and give what `manifest` says."""

@@ -70,7 +70,7 @@ class VaeService:
         return in_order(requests, partial(self._score_next, call=call), most=self._stream_requests)
 
     def _score_next(self, request: pb.ScoreRequest, *, call: Call) -> "_Scoring":
-        """Have a streamed request's rows scored; an error names the request."""
+        """Have a streamed request's rows scored; what is wrong with the request names it."""
         part = call.part()
         try:
             return self._scoring(request, part)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from vaeserve.errors import InternalError, OverloadedError
+from vaeserve_service import queues
+from vaeserve_service import runners as module
 from vaeserve_service.batcher import Batcher
 from vaeserve_service.requests import Arrays, Batch
 from vaeserve_service.runners import Runners
@@ -280,6 +282,59 @@ async def test_a_crowd_that_does_not_come_is_waited_for_once(runners: Runners) -
     queue._queues["k"]._max_delay_s = 1000
     await queue.submit("k", rows(2))
     assert compute.batches == [("k", 8), ("k", 1), ("k", 1)]
+
+
+async def test_a_crowd_is_forgotten_in_a_silence(runners: Runners, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a burst and a silence a caller alone is computed at once; right after the burst it would wait."""
+    compute = Doubler()
+    queue = batcher(compute, runners, max_delay_s=1000)
+    await asyncio.gather(*(queue.submit("k", rows(i)) for i in range(8)))
+    control = queue.submit("k", rows(1))
+    await settle()
+    assert queue.waiting_rows == 1
+    control.cancel()
+    monkeypatch.setattr(queues, "_LATELY_S", 0.0)
+    await queue.submit("k", rows(1))
+    assert compute.batches == [("k", 8), ("k", 1)]
+
+
+async def test_an_answered_request_holds_no_rows(runners: Runners) -> None:
+    """An answer that waits to be sent, as in a stream that nobody reads, keeps neither rows nor pieces."""
+    queue = batcher(Doubler(), runners, max_rows=4)
+    requests = [queue.submit("k", rows(*range(10))), queue.submit("k", rows(1))]
+    await asyncio.gather(*requests)
+    assert [(request.inputs, request._answers) for request in requests] == [({}, {}), ({}, {})]
+
+
+async def test_an_answer_that_cannot_be_put_together_is_an_error(runners: Runners) -> None:
+    """Where there is no memory to join a request's pieces its caller hears of it, and the others get their rows."""
+
+    class Unjoinable(np.ndarray[Any, Any]):
+        def __array_function__(self, *_: Any, **__: Any) -> Any:
+            raise MemoryError("no room")
+
+    def compute(key: str, inputs: Arrays) -> Arrays:
+        del key
+        return {"y": inputs["x"].view(Unjoinable)}
+
+    queue = batcher(compute, runners, max_rows=4)
+    large, small = queue.submit("k", rows(*range(6))), queue.submit("k", rows(7, 8))
+    with pytest.raises(MemoryError):
+        await large
+    assert (await small)["y"].tolist() == [7, 8]
+
+
+async def test_leaving_does_not_wait_for_a_call_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that never ends, as on a device that is lost, doesn't keep the service from its end."""
+    monkeypatch.setattr(module, "_STOP_S", 0.01)
+    compute = Doubler()
+    compute.gate.clear()
+    with Runners(1) as one:
+        hanging = batcher(compute, one).submit("k", rows(1))
+        await settle()
+    assert not hanging.done()
+    compute.gate.set()
+    assert (await hanging)["y"].tolist() == [2]
 
 
 async def test_one_request_after_another_never_waits(runners: Runners) -> None:
