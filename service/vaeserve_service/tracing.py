@@ -92,10 +92,9 @@ class Tracing:
             kind=self._trace.SpanKind.SERVER,
             attributes={"rpc.system.name": "grpc", "rpc.method": method},
         )
-        context = span.get_span_context()
-        if context.is_valid:
-            call.trace = format(context.trace_id, "032x"), format(context.span_id, "016x")
         if span.is_recording():
+            context = span.get_span_context()
+            call.trace = format(context.trace_id, "032x"), format(context.span_id, "016x")
             traced = _Traced(self, call, span)
             call.on_computed, call.on_ended = traced.computed, traced.ended
 

@@ -179,6 +179,14 @@ async def test_what_is_not_sampled_has_no_spans(two_bundles: Any, provider: Trac
         assert service.spans() == {}
 
 
+@pytest.mark.parametrize(("metadata", "named"), [((), ("", "")), ((PARENT,), (TRACE, SPAN))])
+def test_a_span_that_is_not_made_is_not_named(metadata: Any, named: tuple[str, str]) -> None:
+    """A call that isn't sampled is logged with its caller's span, or none: one of ours would be found nowhere."""
+    call = Call(SERVICE, "Score", metadata=lambda: metadata)
+    Tracing(TracerProvider(sampler=ALWAYS_OFF)).begin(call)
+    assert call.trace == named
+
+
 class Failing(SpanProcessor):
     """A part of OpenTelemetry's that fails where it is told to."""
 
