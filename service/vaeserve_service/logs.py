@@ -1,5 +1,6 @@
 """Lines on stderr, ours and our libraries' alike, JSON unless a person reads them; those of a call name it."""
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def configure(config: LogConfig, *, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*gathered, *written],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=lambda *_: _Lines(stream),
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -41,6 +42,17 @@ def configure(config: LogConfig, *, stream: TextIO | None = None) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+class _Lines(structlog.WriteLogger):
+    """Writes lines, as far as they can be: a full disk or a reader who has gone ends neither a call nor the drain."""
+
+    def msg(self, message: str) -> None:
+        """Write a line, or lose it."""
+        with contextlib.suppress(OSError, ValueError):  # the latter of a stream that is closed
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
 
 
 def _name_call(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -30,7 +30,6 @@ REASONS = {
     "RESOURCE_EXHAUSTED": "queue_full",
     "DEADLINE_EXCEEDED": "deadline",
     "FAILED_PRECONDITION": "bundle",
-    "UNAVAILABLE": "unavailable",
 }
 CREDENTIALS = "credentials"
 
@@ -118,7 +117,8 @@ class Metrics(Collector):
             answers = self._answers[key] = Answers()
         answers.codes[code] += 1
         answers.rows += rows
-        answers.seconds.add(call.seconds)
+        if not call.streaming:  # how long a stream was open is no latency
+            answers.seconds.add(call.seconds)
         if code in REASONS:
             self._rejected.labels(call.model, REASONS[code]).inc()
 

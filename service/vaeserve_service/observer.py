@@ -1,5 +1,8 @@
 """What is told of every call, in one place: it is counted, and if settings say so traced and logged."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import grpc
 import structlog
 
@@ -24,7 +27,8 @@ class Observer:
         self._metrics.started()
         CURRENT.set(call)
         if self._tracing:
-            self._tracing.begin(call)
+            with _spared():
+                self._tracing.begin(call)
 
     def answered(self, part: Call) -> None:
         """See one request of a stream answered."""
@@ -39,9 +43,19 @@ class Observer:
         elif failed:
             self._metrics.answered(call, code.name, rows=0)
         if call.on_ended:
-            call.on_ended(code)
+            with _spared():
+                call.on_ended(code)
         if self._log_calls == "all" or (failed and self._log_calls == "failed"):
             _log(call, code)
+
+
+@contextmanager
+def _spared() -> Iterator[None]:
+    """Log what tracing raises, and go on: a call doesn't fail for how it is watched."""
+    try:
+        yield
+    except Exception as error:
+        log.error("tracing failed", exc_info=error)
 
 
 def _log(call: Call, code: grpc.StatusCode) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from vaeserve import __version__
-from vaeserve.errors import ConfigError
+from vaeserve.errors import ConfigError, first_line
 from vaeserve_service.call import Call
 from vaeserve_service.config import TracingConfig
 
@@ -50,28 +50,22 @@ class Tracing:
     def open(cls, config: TracingConfig) -> Self | None:
         """Return what sends spans by OTLP, or None where no tracing is asked for.
 
-        Raises ConfigError where OpenTelemetry isn't installed, or its variables ask for what isn't here.
+        Raises ConfigError where OpenTelemetry isn't installed, or can't take its variables.
         """
         if not config.enabled:
             return None
+        _refuse_other("OTEL_TRACES_EXPORTER", "otlp")
+        _refuse_other("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        _refuse_other("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
         try:
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            return cls(_provider())
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"tracing.enabled: {error.name} isn't installed; expected pip install 'vaeserve[otel]'"
             ) from None
-        _refuse_other("OTEL_TRACES_EXPORTER", "otlp")
-        _refuse_other("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-        _refuse_other("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
-        service = Resource.create({"service.version": __version__})
-        if str(service.attributes["service.name"]).startswith("unknown_service"):
-            service = service.merge(Resource({"service.name": "vaeserve"}))
-        provider = TracerProvider(resource=service, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        return cls(provider)
+        except Exception as error:  # of a class that depends on the variable, and some as it is imported
+            given = ", ".join(sorted(name for name in os.environ if name.startswith("OTEL_")))
+            raise ConfigError(f"tracing.enabled: OpenTelemetry can't take {given}: {first_line(error)}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -92,10 +86,9 @@ class Tracing:
             kind=self._trace.SpanKind.SERVER,
             attributes={"rpc.system.name": "grpc", "rpc.method": method},
         )
-        context = span.get_span_context()
-        if context.is_valid:
-            call.trace = format(context.trace_id, "032x"), format(context.span_id, "016x")
         if span.is_recording():
+            context = span.get_span_context()
+            call.trace = format(context.trace_id, "032x"), format(context.span_id, "016x")
             traced = _Traced(self, call, span)
             call.on_computed, call.on_ended = traced.computed, traced.ended
 
@@ -147,6 +140,21 @@ class _Traced:
             self._span.set_attribute("error.type", code.name)
             self._span.set_status(self._tracing.error_status)
         self._span.end()
+
+
+def _provider() -> "TracerProvider":
+    """Return what sends spans as OpenTelemetry's variables say."""
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    service = Resource.create({"service.version": __version__})
+    if str(service.attributes["service.name"]).startswith("unknown_service"):
+        service = service.merge(Resource({"service.name": "vaeserve"}))
+    provider = TracerProvider(resource=service, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
 
 
 def _refuse_other(variable: str, known: str) -> None:

@@ -68,20 +68,19 @@ async def _carry(answer: Callable[[Call], Awaitable[T]], call: Call, context: Co
     retry: Trailers = ()
     try:
         answered = await answer(call)
-    except VaeserveError as error:
-        code, message = code_of(error), _clipped(str(error))
-        if isinstance(error, InternalError):
-            log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
-        if isinstance(error, OverloadedError):
-            retry = _retry_later(message)
     except asyncio.CancelledError:  # the caller went away, or its time is over
         remaining = context.time_remaining()
         late = remaining is not None and remaining <= 0
         observer.end(call, grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
         raise
-    except Exception as error:  # a defect of ours: said in full to the operator, and in a word to the caller
-        code, message = grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"
-        log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
+    except Exception as error:
+        if isinstance(error, VaeserveError) and not isinstance(error, InternalError):
+            code, message = code_of(error), _clipped(str(error))
+        else:  # a defect of ours: said in full to the operator, and in a word to the caller
+            code, message = grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"
+            log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
+        if isinstance(error, OverloadedError):
+            retry = _retry_later(message)
     else:
         observer.end(call, grpc.StatusCode.OK)
         return answered

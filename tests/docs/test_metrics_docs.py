@@ -21,6 +21,7 @@ from vaeserve.v1 import vae_pb2 as pb
 from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
 from vaeserve_export.export import export
 from vaeserve_service.callers import hashed, new_token
+from vaeserve_service.metrics import CREDENTIALS, REASONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)
@@ -70,6 +71,12 @@ def families(scrape: str) -> dict[str, tuple[str, set[str]]]:
         )
         for family in text_string_to_metric_families(scrape)
     }
+
+
+def test_the_page_names_each_reason_of_a_rejection() -> None:
+    """Those by a call's code, and that of the credentials."""
+    (told,) = re.findall(r"for a known reason: (.*) \|", PAGE)
+    assert set(re.findall(r"`(\w+)`", told)) == {*REASONS.values(), CREDENTIALS}
 
 
 def test_the_page_names_each_metric_with_its_type_and_labels(scrape: str) -> None:

@@ -1,10 +1,15 @@
 """What is logged of calls, and how it is written."""
 
+import contextlib
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -90,7 +95,7 @@ async def test_a_fault_of_ours_is_logged_with_its_request_and_trace(asked: str) 
     assert (line["request_id"], line["trace_id"], line["span_id"]) == ("order-7", TRACE, SPAN)
     assert ("ZeroDivisionError: by zero" if asked == "defect" else "InternalError: broken") in line["exception"]
     assert id_of(error) == "order-7"
-    assert "by zero" not in error.details()
+    assert error.details() == "internal error; the service's log has the details"
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, 'a"b\\' + " "])
@@ -179,3 +184,39 @@ def test_lines_are_text_where_a_person_asks_for_it() -> None:
     logs.configure(LogConfig(format="text"), stream=stream)
     structlog.get_logger().info("model loaded", model="fraud")
     assert re.fullmatch(r"\d\d:\d\d:\d\d \[info +\] model loaded +model=fraud\n", stream.getvalue())
+
+
+@pytest.fixture(params=["full", "gone", "closed"])
+def unwritable(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A log that takes no line: on a full disk, to a reader who has gone, or closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    if request.param == "full":
+        with Path("/dev/full").open("wb") as full:
+            os.dup2(full.fileno(), writer)
+    stream = os.fdopen(writer, "w", buffering=1)
+    logs.configure(LogConfig(level="debug"), stream=stream)
+    if request.param == "closed":
+        stream.close()
+    yield
+    with contextlib.suppress(OSError):
+        stream.close()
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical", "exception"])
+@pytest.mark.usefixtures("unwritable")
+def test_a_line_that_cannot_be_written_is_lost_and_no_more(level: str) -> None:
+    """Nothing is raised to whoever logs, at any level."""
+    getattr(structlog.get_logger(), level)("lost")
+
+
+def test_a_service_whose_log_has_no_reader_drains(tmp_path: Path) -> None:
+    """It stops as it would have, with exit code 0."""
+    command = [sys.executable, "-m", "vaeserve", "serve", "--repository", str(tmp_path), "--grpc-port", "0"]
+    command += ["--http-port", "0", "--set", "drain.lame_duck_s=0", "--set", 'repository.models=["awaited"]']
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any('"serving"' in line for line in process.stderr)
+        process.stderr.close()
+        process.terminate()
+        assert process.wait(60) == 0

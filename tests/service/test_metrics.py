@@ -77,7 +77,10 @@ def test_calls_are_counted_by_rpc_model_version_and_code(metrics: Metrics) -> No
 
 @pytest.mark.parametrize(("code", "errors"), [(OK, 0), (grpc.StatusCode.INVALID_ARGUMENT, 1)])
 def test_a_stream_counts_each_answer_and_its_error(metrics: Metrics, code: grpc.StatusCode, errors: int) -> None:
-    """Its requests are counted as calls are, with the versions that answered; its end only if it is an error."""
+    """Its requests are counted as calls are, with the versions that answered; its end only if it is an error.
+
+    Then by its code alone: how long it was open is none of the latencies.
+    """
     observer = Observer(metrics)
     stream = Call("s", "ScoreStream", on_answered=observer.answered, streaming=True)
     observer.begin(stream)
@@ -95,6 +98,8 @@ def test_a_stream_counts_each_answer_and_its_error(metrics: Metrics, code: grpc.
     assert seen["vaeserve_rows_total{model=fraud,rpc=ScoreStream,version=3}"] == 20
     assert seen["vaeserve_rows_total{model=fraud,rpc=ScoreStream,version=4}"] == 10
     assert stream.rows == 30
+    latencies = [count for name, count in seen.items() if name.startswith("vaeserve_request_seconds_count")]
+    assert latencies == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +114,7 @@ def test_a_stream_counts_each_answer_and_its_error(metrics: Metrics, code: grpc.
         ("OK", None),
         ("CANCELLED", None),
         ("INTERNAL", None),
+        ("UNAVAILABLE", None),
     ],
 )
 def test_rejections_are_counted_by_reason(metrics: Metrics, code: str, reason: str | None) -> None:

@@ -17,11 +17,12 @@ import grpc.aio
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
+from structlog.testing import capture_logs
 
 from vaeserve.bundle import Bundle
 from vaeserve.errors import ConfigError, InternalError
@@ -178,6 +179,48 @@ async def test_what_is_not_sampled_has_no_spans(two_bundles: Any, provider: Trac
         assert service.spans() == {}
 
 
+@pytest.mark.parametrize(("metadata", "named"), [((), ("", "")), ((PARENT,), (TRACE, SPAN))])
+def test_a_span_that_is_not_made_is_not_named(metadata: Any, named: tuple[str, str]) -> None:
+    """A call that isn't sampled is logged with its caller's span, or none: one of ours would be found nowhere."""
+    call = Call(SERVICE, "Score", metadata=lambda: metadata)
+    Tracing(TracerProvider(sampler=ALWAYS_OFF)).begin(call)
+    assert call.trace == named
+
+
+class Failing(SpanProcessor):
+    """A part of OpenTelemetry's that fails where it is told to."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self._fail)
+
+    def _fail(self, *_: object, **__: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+
+@pytest.mark.parametrize("hook", ["on_start", "on_end"])
+async def test_tracing_that_fails_ends_no_call(hook: str) -> None:
+    """The call is answered, and counted as it would be without; its line is the log's."""
+    provider, metrics = TracerProvider(shutdown_on_exit=False), Metrics()
+    provider.add_span_processor(Failing(hook))
+    observer = Observer(metrics, tracing=Tracing(provider))
+    rpcs: dict[str, Method] = methods(VaeService(Repository(), most_elements=1000, stream_requests=4))
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((generic_handler(SERVICE, rpcs, observer=observer),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub: Any = VaeServiceStub(channel)
+        with capture_logs() as lines:
+            call = stub.ListModels(pb.ListModelsRequest(), timeout=20)
+            code = await call.code()
+    await server.stop(None)
+    assert code is grpc.StatusCode.OK
+    assert [(line["event"], str(line["exc_info"])) for line in lines] == [("tracing failed", "broken on purpose")]
+    seen = metrics.exposition().decode()
+    assert 'vaeserve_requests_total{code="OK",model="",rpc="ListModels",version=""} 1.0' in seen
+    assert "vaeserve_in_flight_requests 0.0" in seen
+
+
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """What receives spans by OTLP."""
 
@@ -286,12 +329,16 @@ def test_tracing_without_opentelemetry_says_what_to_install() -> None:
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "OTEL_EXPORTER_OTLP_PROTOCOL: 'http/protobuf'; expected grpc"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "OTEL_TRACES_EXPORTER: 'zipkin'; expected otlp"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "abc", "OTEL_EXPORTER_OTLP_TIMEOUT: could not convert string to float: 'abc'"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli", 'OTEL_EXPORTER_OTLP_COMPRESSION: Invalid value "brotli"'),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "OTEL_BSP_MAX_QUEUE_SIZE: max_queue_size must be a positive integer"),
+        ("OTEL_PROPAGATORS", "nope", "OTEL_PROPAGATORS: Propagator nope not found"),
     ],
 )
 def test_what_opentelemetry_cannot_do_here_is_refused(variable: str, value: str, message: str) -> None:
-    """A variable that asks for another exporter is refused at the start, not passed over."""
+    """A variable that asks for another exporter, or for what can't be, is refused at the start, not passed over."""
     done = serve_traced(**{variable: value})
-    assert (done.returncode, message in done.stderr) == (2, True)
+    assert (done.returncode, message in " ".join(done.stderr.split())) == (2, True)
 
 
 def test_a_missing_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
