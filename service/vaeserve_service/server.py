@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import grpc
 import structlog
@@ -21,6 +21,7 @@ from vaeserve_service.access import Access, Gate
 from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus, yield_to_others
+from vaeserve_service.daemon import Daemon
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
@@ -55,7 +56,7 @@ async def serve(
     stop: asyncio.Event,
     on_started: Callable[[Started], None] = lambda _: None,
 ) -> None:
-    """Serve until `stop` is set, then drain.
+    """Serve until `stop` is set, then drain; what still loads then is not waited for.
 
     Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken, for certificates or
     callers that can't be used, and for more connections than the process may have files; before either port opens, or
@@ -77,9 +78,11 @@ async def serve(
             loader=Loader(config, runners=runners, metrics=metrics),
             metrics=metrics,
             health=health,
-            executor=stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="repository")),
+            executor=stack.enter_context(Daemon("repository")),
         )
-        await watcher.start()
+        if not await _unless(stop, watcher.start()):
+            log.info("stopped before it served")
+            return
         server = _grpc_server(config, repository, watcher, health, observer, access)
         grpc_port = _listen(server, config, certificates)
         http_port = stack.enter_context(
@@ -131,6 +134,19 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
     prefer_this_thread = yield_to_others()
     # A sixth off what a call costs.
     uvloop.run(until_signalled())
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do some work, and give it up once `stop` is set; tell whether to go on."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return not stop.is_set()
+    finally:
+        working.cancel()
+        stopping.cancel()
 
 
 def _runners(config: RuntimeConfig) -> int:
