@@ -21,7 +21,7 @@ from vaeserve_service.access import Access, Gate
 from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus, yield_to_others
-from vaeserve_service.daemon import Daemon
+from vaeserve_service.daemon import Daemon, end_if_one_works
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
@@ -134,6 +134,7 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
     prefer_this_thread = yield_to_others()
     # A sixth off what a call costs.
     uvloop.run(until_signalled())
+    end_if_one_works()
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
