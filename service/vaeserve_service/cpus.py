@@ -46,13 +46,15 @@ def _folders(cgroup: Path, own: Path) -> Iterator[Path]:
             yield from (folder, *(above for above in folder.parents if above.is_relative_to(cgroup)))
 
 
-def _quota(folder: Path) -> float:
-    """Return the whole processors of a cgroup's quota, rounded up: v2's `cpu.max`, else v1's; infinity for none."""
+def _quota(folder: Path) -> int:
+    """Return the whole processors of a cgroup's quota, rounded up: v2's `cpu.max`, else v1's; without one, all."""
     try:
         limit, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
         limit, period = _v1(folder)
-    return math.inf if limit in ("max", "-1") else math.ceil(int(limit) / int(period))
+    if limit in ("max", "-1"):
+        return os.cpu_count() or 1
+    return math.ceil(int(limit) / int(period))
 
 
 def _v1(folder: Path) -> tuple[str, str]:
