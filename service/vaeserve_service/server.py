@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from vaeserve.errors import ConfigError
 from vaeserve_service import admin
@@ -22,6 +22,7 @@ from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus, yield_to_others
 from vaeserve_service.daemon import Daemon, end_if_one_works
+from vaeserve_service.drain import Drain
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
@@ -63,7 +64,7 @@ async def serve(
     with both closed again.
     """
     allow_open_files(config.connections)
-    metrics, health, repository = Metrics(), Health(), Repository()
+    metrics, health, repository, drain = Metrics(), Health(), Repository(), Drain()
     tracing = Tracing.open(config.tracing)
     observer = Observer(metrics, tracing=tracing, log_calls=config.log.calls)
     certificates = _certificates(config, metrics)
@@ -83,7 +84,7 @@ async def serve(
         if not await _unless(stop, watcher.start()):
             log.info("stopped before it served")
             return
-        server = _grpc_server(config, repository, watcher, health, observer, access)
+        server = _grpc_server(config, repository, watcher, health, observer, access, drain)
         grpc_port = _listen(server, config, certificates)
         http_port = stack.enter_context(
             serve_http(
@@ -106,6 +107,7 @@ async def serve(
         # Callers hear of it first, and go elsewhere before they would be refused.
         health.close()
         await asyncio.sleep(config.drain.lame_duck_s)
+        drain.begin()
         await server.stop(config.drain.grace_s)
     log.info("stopped")
 
@@ -177,6 +179,7 @@ def _grpc_server(
     health: Health,
     observer: Observer,
     access: Access | None,
+    drain: Drain,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[Gate(access)] if access else None,
@@ -197,12 +200,28 @@ def _grpc_server(
     if config.admin.enabled:
         handlers[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
     for name, rpcs in handlers.items():
-        server.add_generic_rpc_handlers((generic_handler(name, rpcs, observer=observer),))
+        server.add_generic_rpc_handlers((generic_handler(name, rpcs, observer=observer, drain=drain),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.server.reflection:
         names = (*handlers, health_service.SERVICE, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        add = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        add(_Reflection(names, drain), server)  # type: ignore[no-untyped-call]
     return server
+
+
+class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):
+    """What the service offers. Its streams, which tools leave open, end in a drain."""
+
+    def __init__(self, names: Sequence[str], drain: Drain) -> None:
+        self._answers: Any = reflection.aio.ReflectionServicer(names)
+        self._drain = drain
+
+    async def ServerReflectionInfo(  # noqa: N802 - gRPC's name
+        self, request_iterator: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: object
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        """Yield the answer to each question."""
+        async for answer in self._answers.ServerReflectionInfo(self._drain.until_quiet(request_iterator), context):
+            yield answer
 
 
 def _listen(server: grpc.aio.Server, config: ServiceConfig, certificates: Certificates | None) -> int:

@@ -8,10 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
+import numpy as np
 import onnx
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from onnx import TensorProto, helper
+
+from tests.service.conftest import NAME, Shelf
+from tests.service.held import serving
+from vaeserve.tensors import to_tensor
+from vaeserve.v1 import vae_pb2 as pb
+from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
 
 # Seconds that a test has for what would otherwise take for ever.
 STOP_S = 60
@@ -100,3 +110,33 @@ def test_a_load_that_hangs_does_not_hold_the_stop(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(STOP_S) == 0
     assert events(tmp_path)[-2:] == ["draining", "stopped"]
+
+
+async def test_open_streams_end_with_ok_long_before_the_grace(shelf: Shelf) -> None:
+    """In a drain a stream has its requests answered, also those under way, and one that nobody uses then ends."""
+    shelf.add(1)
+    request = pb.ScoreRequest(model=pb.ModelSpec(name=NAME), inputs=[to_tensor(np.zeros((1, 3), np.float32))])
+    async with (
+        serving(shelf.path, NAME, drain={"grace_s": 3600}) as service,
+        grpc.aio.insecure_channel(service.target) as channel,
+    ):
+        stub: Any = VaeServiceStub(channel)
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub
+        idle, busy, reflects = stub.ScoreStream(), stub.ScoreStream(), reflection(channel).ServerReflectionInfo()
+        await reflects.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        assert (await reflects.read()).HasField("list_services_response")
+        service.scorer.let(1)
+        await idle.write(request)
+        assert len((await idle.read()).score) == 1
+        await busy.write(request)
+        await service.until(lambda: len(service.scorer.runs) == 2)
+        service.stop.set()
+        for stream in (idle, reflects):
+            assert await stream.read() is grpc.aio.EOF
+            assert await stream.code() is grpc.StatusCode.OK
+        assert not service.ended.done()
+        service.scorer.let()
+        assert len((await busy.read()).score) == 1
+        assert await busy.read() is grpc.aio.EOF
+        assert await busy.code() is grpc.StatusCode.OK
+        await service.ended
