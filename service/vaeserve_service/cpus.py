@@ -2,15 +2,19 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
 
 
-def available_cpus(cgroup: Path = CGROUP) -> int:
-    """Return the processors that the affinity mask and the cgroup's quota allow, at least 1."""
-    return max(1, min(len(os.sched_getaffinity(0)), _quota(cgroup)))
+def available_cpus(cgroup: Path = CGROUP, own: Path = OWN) -> int:
+    """Return the processors that the affinity mask and the quotas of this process's cgroups allow, at least 1.
+
+    cgroup: where they are mounted. own: the file that says which of them are this process's.
+    """
+    return max(1, min(len(os.sched_getaffinity(0)), *map(_quota, _folders(cgroup, own))))
 
 
 def yield_to_others() -> Callable[[], None]:
@@ -29,12 +33,25 @@ def yield_to_others() -> Callable[[], None]:
     return lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _quota(cgroup: Path) -> int:
-    """Return the whole processors of a CPU quota, rounded up: cgroup v2's `cpu.max`, else v1's."""
+def _folders(cgroup: Path, own: Path) -> Iterator[Path]:
+    """Yield the folders whose quotas bound this process: its cgroup's, and those above it up to the mount's root.
+
+    Its own is the root only in a namespace of cgroups. Where the mount shows less than the path says, the root counts.
+    """
+    yield from (cgroup, cgroup / "cpu")
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            folder = (cgroup / "cpu" if controllers else cgroup) / path.lstrip("/")
+            yield from (folder, *(above for above in folder.parents if above.is_relative_to(cgroup)))
+
+
+def _quota(folder: Path) -> int:
+    """Return the whole processors of a cgroup's quota, rounded up: v2's `cpu.max`, else v1's; without one, all."""
     try:
-        limit, period = (cgroup / "cpu.max").read_text().split()
+        limit, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
-        limit, period = _v1(cgroup / "cpu")
+        limit, period = _v1(folder)
     if limit in ("max", "-1"):
         return os.cpu_count() or 1
     return math.ceil(int(limit) / int(period))

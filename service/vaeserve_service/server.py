@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from vaeserve.errors import ConfigError
 from vaeserve_service import admin
@@ -21,6 +21,8 @@ from vaeserve_service.access import Access, Gate
 from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus, yield_to_others
+from vaeserve_service.daemon import Daemon, end_if_one_works
+from vaeserve_service.drain import Drain
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
@@ -55,14 +57,14 @@ async def serve(
     stop: asyncio.Event,
     on_started: Callable[[Started], None] = lambda _: None,
 ) -> None:
-    """Serve until `stop` is set, then drain.
+    """Serve until `stop` is set, then drain; what still loads then is not waited for.
 
     Raises BundleError for a bundle that can't be served, ConfigError for a port that is taken, for certificates or
     callers that can't be used, and for more connections than the process may have files; before either port opens, or
     with both closed again.
     """
     allow_open_files(config.connections)
-    metrics, health, repository = Metrics(), Health(), Repository()
+    metrics, health, repository, drain = Metrics(), Health(), Repository(), Drain()
     tracing = Tracing.open(config.tracing)
     observer = Observer(metrics, tracing=tracing, log_calls=config.log.calls)
     certificates = _certificates(config, metrics)
@@ -77,10 +79,12 @@ async def serve(
             loader=Loader(config, runners=runners, metrics=metrics),
             metrics=metrics,
             health=health,
-            executor=stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="repository")),
+            executor=stack.enter_context(Daemon("repository")),
         )
-        await watcher.start()
-        server = _grpc_server(config, repository, watcher, health, observer, access)
+        if not await _unless(stop, watcher.start()):
+            log.info("stopped before it served")
+            return
+        server = _grpc_server(config, repository, watcher, health, observer, access, drain)
         grpc_port = _listen(server, config, certificates)
         http_port = stack.enter_context(
             serve_http(
@@ -103,6 +107,7 @@ async def serve(
         # Callers hear of it first, and go elsewhere before they would be refused.
         health.close()
         await asyncio.sleep(config.drain.lame_duck_s)
+        drain.begin()
         await server.stop(config.drain.grace_s)
     log.info("stopped")
 
@@ -131,6 +136,20 @@ def run(config: ServiceConfig, *, on_started: Callable[[Started], None] = lambda
     prefer_this_thread = yield_to_others()
     # A sixth off what a call costs.
     uvloop.run(until_signalled())
+    end_if_one_works()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do some work, and give it up once `stop` is set; tell whether to go on."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return not stop.is_set()
+    finally:
+        working.cancel()
+        stopping.cancel()
 
 
 def _runners(config: RuntimeConfig) -> int:
@@ -160,6 +179,7 @@ def _grpc_server(
     health: Health,
     observer: Observer,
     access: Access | None,
+    drain: Drain,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[Gate(access)] if access else None,
@@ -180,12 +200,28 @@ def _grpc_server(
     if config.admin.enabled:
         handlers[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
     for name, rpcs in handlers.items():
-        server.add_generic_rpc_handlers((generic_handler(name, rpcs, observer=observer),))
+        server.add_generic_rpc_handlers((generic_handler(name, rpcs, observer=observer, drain=drain),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.server.reflection:
         names = (*handlers, health_service.SERVICE, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        add = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        add(_Reflection(names, drain), server)  # type: ignore[no-untyped-call]
     return server
+
+
+class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):
+    """What the service offers. Its streams, which tools leave open, end in a drain."""
+
+    def __init__(self, names: Sequence[str], drain: Drain) -> None:
+        self._answers: Any = reflection.aio.ReflectionServicer(names)
+        self._drain = drain
+
+    async def ServerReflectionInfo(  # noqa: N802 - gRPC's name
+        self, request_iterator: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: object
+    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
+        """Yield the answer to each question."""
+        async for answer in self._answers.ServerReflectionInfo(self._drain.until_quiet(request_iterator), context):
+            yield answer
 
 
 def _listen(server: grpc.aio.Server, config: ServiceConfig, certificates: Certificates | None) -> int:

@@ -13,6 +13,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from vaeserve.errors import InternalError, InvalidInputError, OverloadedError, VaeserveError
 from vaeserve.status import code_of
 from vaeserve_service.call import REQUEST_ID, Call, Metadata, Method
+from vaeserve_service.drain import Drain
 from vaeserve_service.observer import Observer
 
 T = TypeVar("T")
@@ -26,14 +27,17 @@ LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
 RETRY_MS = 100
 
 
-def generic_handler(service: str, methods: Mapping[str, Method], *, observer: Observer) -> grpc.GenericRpcHandler:
-    """Return gRPC's handler of a service's methods."""
-    handlers = {name: _handler(service, name, method, observer) for name, method in methods.items()}
+def generic_handler(
+    service: str, methods: Mapping[str, Method], *, observer: Observer, drain: Drain | None = None
+) -> grpc.GenericRpcHandler:
+    """Return gRPC's handler of a service's methods, whose streams end in a drain."""
+    drain = drain or Drain()
+    handlers = {name: _handler(service, name, method, observer, drain) for name, method in methods.items()}
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
 def _handler(
-    service: str, rpc: str, method: Method, observer: Observer
+    service: str, rpc: str, method: Method, observer: Observer, drain: Drain
 ) -> "grpc.RpcMethodHandler[bytes, Message | bytes]":
     # Requests are parsed here, so that a malformed one gets the caller's code and not ours.
     async def unary(content: bytes, context: Context) -> Message | bytes:
@@ -45,7 +49,8 @@ def _handler(
 
     async def stream(_: object, context: Context) -> None:
         async def answer(call: Call) -> None:
-            async with aclosing(method.handle(_requests(method.request, context), call)) as responses:
+            requests = drain.until_quiet(_requests(method.request, context))
+            async with aclosing(method.handle(requests, call)) as responses:
                 async for response in responses:
                     await context.write(response)
 

@@ -12,24 +12,45 @@ from vaeserve_service.cpus import available_cpus, yield_to_others
 ALLOWED = len(os.sched_getaffinity(0))
 
 
+ROOT = "0::/"
+SYSTEMD = "0::/system.slice/vaeserve.service"
+V1 = "4:memory:/pod/a\n3:cpu,cpuacct:/pod/a\n0::/"
+
+
 @pytest.mark.parametrize(
-    ("files", "cpus"),
+    ("own", "files", "cpus"),
     [
-        ({"cpu.max": "100000 100000"}, 1),
-        ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu.max": "max 100000"}, ALLOWED),
-        ({"cpu.max": "99900000 100000"}, ALLOWED),
-        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, ALLOWED),
-        ({}, ALLOWED),
+        (ROOT, {"cpu.max": "100000 100000"}, 1),
+        (ROOT, {"cpu.max": "50000 100000"}, 1),
+        (ROOT, {"cpu.max": "max 100000"}, ALLOWED),
+        (ROOT, {"cpu.max": "99900000 100000"}, ALLOWED),
+        (ROOT, {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        (ROOT, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, ALLOWED),
+        (ROOT, {}, ALLOWED),
+        (SYSTEMD, {"system.slice/vaeserve.service/cpu.max": "100000 100000"}, 1),
+        (SYSTEMD, {"system.slice/vaeserve.service/cpu.max": "max 100000", "system.slice/cpu.max": "99 100"}, 1),
+        (SYSTEMD, {"system.slice/vaeserve.service/cpu.max": "max 100000", "cpu.max": "99 100"}, 1),
+        (SYSTEMD, {"system.slice/other.service/cpu.max": "100000 100000"}, ALLOWED),
+        (V1, {"cpu/pod/a/cpu.cfs_quota_us": "100000", "cpu/pod/a/cpu.cfs_period_us": "100000"}, 1),
+        (V1, {"cpu/pod/cpu.cfs_quota_us": "100000", "cpu/pod/cpu.cfs_period_us": "100000"}, 1),
+        (V1, {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ("0::/../..", {"cpu.max": "100000 100000"}, 1),
     ],
 )
-def test_the_quota_counts_and_not_the_host(tmp_path: Path, files: dict[str, str], cpus: int) -> None:
-    """The cgroup's quota, of either version, bounds the processors; without one the affinity mask does."""
+def test_the_quota_counts_and_not_the_host(tmp_path: Path, own: str, files: dict[str, str], cpus: int) -> None:
+    """The least quota from the process's cgroup up to the root bounds the processors; without one the mask does."""
+    mount = tmp_path / "mount"
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    assert available_cpus(tmp_path) == cpus
+        (mount / name).parent.mkdir(parents=True, exist_ok=True)
+        (mount / name).write_text(content)
+    (tmp_path / "own").write_text(f"{own}\n")
+    assert available_cpus(mount, tmp_path / "own") == cpus
+
+
+def test_without_proc_the_root_counts(tmp_path: Path) -> None:
+    """Where nothing says which cgroup is the process's, it is the mount's root."""
+    (tmp_path / "cpu.max").write_text("100000 100000")
+    assert available_cpus(tmp_path, tmp_path / "none") == 1
 
 
 @pytest.fixture
