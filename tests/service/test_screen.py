@@ -25,7 +25,9 @@ def screen(columns: int, *options: str) -> str:
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     command = [sys.executable, "-m", "vaeserve", "serve", "--host", "127.0.0.1", "--grpc-port", "0", "--http-port", "0"]
-    environment = os.environ | {"TERM": "xterm-256color"}
+    # Not how wide the tests' own terminal is, which their runner may have said.
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"TERM": "xterm-256color"}
     process = subprocess.Popen([*command, *options], stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
     shown, deadline = b"", time.monotonic() + 60
