@@ -1,4 +1,4 @@
-"""A thread that nobody waits for."""
+"""Threads that nobody waits for."""
 
 import os
 import sys
@@ -15,6 +15,13 @@ T = TypeVar("T")
 
 # Seconds in which an idle thread ends.
 _MOMENT_S = 0.2
+
+
+class DaemonThread(threading.Thread):
+    """A thread that ends with the process."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
 
 
 class Daemon(Executor):
@@ -42,20 +49,20 @@ class Daemon(Executor):
 
 
 def end_if_one_works() -> None:
-    """End this process with 0, at once, if a daemon's thread is still at work.
+    """End this process with 0, at once, if a daemon thread of ours is still at work.
 
     Python's own end would stop it in the midst of native code, as ONNX Runtime's, which then aborts the process.
     """
-    if any(isinstance(thread, _Thread) for thread in threading.enumerate()):
+    if any(isinstance(thread, DaemonThread) for thread in threading.enumerate()):
         for stream in filter(None, (sys.stdout, sys.stderr)):
             with suppress(OSError):  # who reads it has gone
                 stream.flush()
         os._exit(0)
 
 
-class _Thread(threading.Thread):
+class _Thread(DaemonThread):
     def __init__(self, name: str) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self.work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
 
     def run(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import NamedTuple, Self
 
 import structlog
 
+from vaeserve_service.daemon import DaemonThread
 from vaeserve_service.queues import Queue
 from vaeserve_service.requests import Arrays, Batch
 
@@ -116,13 +116,13 @@ class _Work(NamedTuple):
     loop: asyncio.AbstractEventLoop
 
 
-class _Runner(threading.Thread):
+class _Runner(DaemonThread):
     """A thread that computes batches, and tells the loop by `on_computed` what came of each."""
 
     def __init__(
         self, name: str, on_computed: "Callable[[_Runner, Queue, Batch, Arrays | BaseException], None]"
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(name)
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._on_computed = on_computed
 

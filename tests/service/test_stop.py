@@ -99,6 +99,40 @@ def test_a_stop_while_the_first_models_load_is_one_at_once(tmp_path: Path, load:
     assert events(tmp_path) == ["stopped before it served"]
 
 
+# The end of a service's process, with a runner that is still in ONNX Runtime.
+COMPUTING = """
+import asyncio, sys
+import numpy as np
+import onnxruntime as ort
+from vaeserve_service.batcher import Batcher
+from vaeserve_service.daemon import end_if_one_works
+from vaeserve_service.runners import Runners
+
+session = ort.InferenceSession(sys.argv[1])
+
+def compute(_, inputs):
+    while True:
+        session.run(None, {"x0": np.zeros(1, np.float32)})
+
+async def serve():
+    with Runners(1) as runners:
+        batcher = Batcher(compute, runners=runners, max_rows=1, max_delay_s=0, queue_rows=1, queue_bytes=100)
+        batcher.submit("", {"x": np.zeros(1)})
+        await asyncio.sleep(0.1)
+
+asyncio.run(serve())
+end_if_one_works()
+"""
+
+
+def test_a_call_that_hangs_does_not_hold_the_stop(tmp_path: Path) -> None:
+    """A process whose runner never comes back from its call ends with 0, and isn't aborted as Python ends."""
+    add(tmp_path, "fraud")
+    command = [sys.executable, "-c", COMPUTING, str(tmp_path / "bundles" / "fraud" / "1" / "scorer.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=STOP_S, check=False)
+    assert (done.returncode, "left computing" in done.stdout + done.stderr) == (0, True)
+
+
 def test_a_load_that_hangs_does_not_hold_the_stop(tmp_path: Path) -> None:
     """On SIGTERM a service that serves drains and exits with 0, though a later load hangs."""
     options = ("--set", 'repository.models=["fraud"]', "--set", "repository.poll_s=0.05")
