@@ -41,6 +41,7 @@ def configure(config: LogConfig, *, stream: TextIO | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
         )
     )
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_strangers)
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
@@ -53,6 +54,11 @@ class _Lines(structlog.WriteLogger):
             super().msg(message)
 
     debug = info = warning = error = critical = msg
+
+
+def _is_no_strangers(record: logging.LogRecord) -> bool:
+    """Leave out what gRPC says of a header that is no text: any stranger could fill the log with it."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _name_call(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

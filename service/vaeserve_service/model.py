@@ -139,16 +139,16 @@ class Model:
 
     def _refuse_too_many(self, name: str, rows: int, operation: Operation, *, cost: int = 1) -> None:
         """Raise OutOfRangeError for more rows than a request, or its response, may have."""
+        said = f"{name}: {rows}" if name == "rows" else f"{name}: {rows} rows"
         if rows * cost > self._limits.request_rows:
             times = f", each counted {cost} times for its samples" if cost > 1 else ""
-            raise OutOfRangeError(
-                f"{name}: {rows} rows in a request{times}; the service takes {self._limits.request_rows} at most"
-            )
+            raise OutOfRangeError(f"{said} in a request{times}; the service takes {self._limits.request_rows} at most")
         row_bytes = self._row_bytes.get(operation.name) or self._score_bytes(operation.options)
         if rows * row_bytes > self._limits.response_bytes:
+            most = self._limits.response_bytes
             raise OutOfRangeError(
-                f"{name}: {rows} rows of {row_bytes} bytes in a response; the service gives "
-                f"{self._limits.response_bytes} bytes, {self._limits.response_bytes // row_bytes} rows, at most"
+                f"{said} in a response, of {row_bytes} bytes each; the service gives {most} bytes, "
+                f"{most // row_bytes} rows, at most"
             )
 
     def _score_bytes(self, options: ScoreOptions) -> int:

@@ -54,11 +54,11 @@ async def test_rows_past_the_limits_are_refused_before_they_are_looked_at(models
         config = ServiceConfig(repository=RepositoryConfig(path=Path()), limits=limits)
         model = Model("codes", bundle, Runtime.load(bundle), config=config, runners=runners)
         strings = {name: np.full((11, 1), 5, object) for name in ("numeric", "categorical")}
-        with pytest.raises(OutOfRangeError, match="rows: 11 rows in a request; the service takes 10 at most"):
+        with pytest.raises(OutOfRangeError, match="rows: 11 in a request; the service takes 10 at most"):
             await model.score(strings, ScoreOptions())
-        with pytest.raises(OutOfRangeError, match=r"rows: 4 rows of 32 bytes .* gives 100 bytes, 3 rows, at most"):
+        with pytest.raises(OutOfRangeError, match=r"rows: 4 in a response, of 32 bytes each; .* 100 bytes, 3 rows, at"):
             await model.score({name: array[:4] for name, array in strings.items()}, ScoreOptions())
-        with pytest.raises(OutOfRangeError, match=r"count: 10 rows of \d+ bytes in a response"):
+        with pytest.raises(OutOfRangeError, match=r"count: 10 rows in a response, of \d+ bytes"):
             await model.generate(10, seed=1, temperature=1.0)
 
 
