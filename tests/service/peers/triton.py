@@ -378,7 +378,7 @@ def _methods(service: Any) -> set[tuple[Any, ...]]:
 
 def test_our_protos_are_theirs() -> None:
     """Every message, field, value and method of ours is Triton's to the number; the protocol's own properties apart."""
-    theirs = {}
+    theirs: dict[str, Any] = {}
     for module in (service_pb2, model_config_pb2):
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)

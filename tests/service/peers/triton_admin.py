@@ -29,6 +29,7 @@ def test_an_operator_unloads_and_loads() -> None:
         client.load_model("table3")
         assert client.is_model_ready("table3.encode")
         assert infer(client).model_version == "1"
+        asked: Any
         for asked, said in (
             (lambda: client.load_model("fraud"), "[StatusCode.NOT_FOUND] model: 'fraud'; the repository has none"),
             (lambda: client.unload_model("fraud"), "[StatusCode.NOT_FOUND]"),
