@@ -76,6 +76,7 @@ def model_config(endpoint: Endpoint, config: ServiceConfig) -> config_pb.ModelCo
             timeout_action=config_pb.ModelQueuePolicy.REJECT, allow_timeout_override=True
         ),
     )
+    properties = _properties(endpoint.model.manifest)
     return config_pb.ModelConfig(
         name=endpoint.name,
         platform=PLATFORM,
@@ -87,6 +88,7 @@ def model_config(endpoint: Endpoint, config: ServiceConfig) -> config_pb.ModelCo
         ],
         output=_config_outputs(endpoint.outputs),
         dynamic_batching=batching,
+        parameters={name: config_pb.ModelParameter(string_value=value) for name, value in properties.items()},
         model_transaction_policy=config_pb.ModelTransactionPolicy(decoupled=False),
     )
 

@@ -1,5 +1,6 @@
 """What a model version has done: its batches, its requests' waits, and how its scores lie."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from vaeserve.manifest import CalibrationSummary
@@ -18,18 +19,13 @@ class Duration:
     count: int = 0
     seconds: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Count it once more."""
-        self.count += 1
-        self.seconds += seconds
-
 
 @dataclass(slots=True)
 class Tally:
     """What became of the requests for one operation of a version.
 
     computed: those of which all rows were, from their arrival on; failed: those whose batch was answered with an error.
-    queued: their waits. computing: their batches, as often as there were requests in one.
+    queued: their waits. computing: the seconds of their batches, as often as there were requests in one.
     batches: by how many rows they had. ended: when the last one did, in `time.perf_counter`'s seconds.
     """
 
@@ -37,7 +33,7 @@ class Tally:
     failed: Duration = field(default_factory=Duration)
     queued: Duration = field(default_factory=Duration)
     computing: float = 0.0
-    batches: dict[int, Duration] = field(default_factory=dict)
+    batches: defaultdict[int, Duration] = field(default_factory=lambda: defaultdict(Duration))
     ended: float = 0.0
 
 
@@ -49,24 +45,26 @@ class Record:
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)
         self.drift = Drift(calibration)
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
     def batch(self, operation: str, batch: Batch) -> None:
         """Count a batch: its rows, how long it computed, and how long each request waited that it is the first of."""
-        rows, seconds = batch.rows, batch.ended - batch.started
+        rows, started, ended = batch.rows, batch.started, batch.ended
         self.batch_rows.add(rows)
-        self.compute_seconds.add(seconds)
-        tally = self.tallies.get(operation)
-        if tally is None:
-            tally = self.tallies[operation] = Tally()
-        tally.batches.setdefault(rows, Duration()).add(seconds)
-        tally.ended = batch.ended
-        came_to = tally.failed if batch.failed else tally.computed
-        for piece in batch.pieces:
-            request = piece.request
-            if piece.start == 0:
-                self.queue_seconds.add(batch.started - request.arrived)
-                tally.queued.add(batch.started - request.arrived)
-            if piece.stop == request.rows or batch.failed:
-                came_to.add(batch.ended - request.arrived)
-            tally.computing += seconds
+        self.compute_seconds.add(ended - started)
+        tally = self.tallies[operation]
+        alike = tally.batches[rows]
+        alike.count += 1
+        alike.seconds += ended - started
+        tally.ended = ended
+        tally.computing += (ended - started) * len(batch.pieces)
+        queued, came_to = tally.queued, tally.failed if batch.failed else tally.computed
+        for request, start, stop in batch.pieces:
+            if start == 0:
+                wait = started - request.arrived
+                self.queue_seconds.add(wait)
+                queued.count += 1
+                queued.seconds += wait
+            if stop == request.rows or batch.failed:
+                came_to.count += 1
+                came_to.seconds += ended - request.arrived

@@ -4,6 +4,7 @@ Two definitions of the package `inference` can't live in one.
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,8 @@ def test_the_configuration_agrees_with_the_metadata(client: Any) -> None:
         assert config.dynamic_batching.priority_levels == 0
         assert config.dynamic_batching.default_queue_policy.allow_timeout_override
         assert not config.model_transaction_policy.decoupled
+        assert int(config.parameters["latent_dim"].string_value) in (3, 5)
+        assert json.loads(config.parameters["calibration"].string_value)["rows"] == 120
         for told, configured in ((metadata.inputs, config.input), (metadata.outputs, config.output)):
             for tensor, entry in zip(told, configured, strict=True):
                 assert entry.name == tensor.name
