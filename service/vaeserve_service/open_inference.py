@@ -20,6 +20,7 @@ from vaeserve_service.pipeline import in_order
 from vaeserve_service.record import Tally
 from vaeserve_service.repository import Repository, State
 from vaeserve_service.requests import Request
+from vaeserve_service.transport import clipped
 from vaeserve_service.watcher import Watcher
 
 SERVICE = "inference.GRPCInferenceService"
@@ -207,7 +208,7 @@ class _Answer:
     """The answer to a request of a stream: awaited, what came of it, or what is wrong with it."""
 
     def __init__(self, request: pb.ModelInferRequest, part: Call, inference: _Inference | VaeserveError) -> None:
-        self._name, self._request_id = request.model_name, request.id
+        self._request_id = request.id
         self._part = part
         self._inference = inference
 
@@ -223,8 +224,8 @@ class _Answer:
             raise
         except VaeserveError as error:
             self._part.refuse(code_of(error))
-            response.error_message = str(error)
-            response.infer_response.model_name, response.infer_response.id = self._name, self._request_id
+            response.error_message = clipped(str(error))
+            response.infer_response.id = self._request_id
         return response
 
     def cancel(self) -> None:

@@ -151,7 +151,8 @@ def test_calls_are_counted_as_our_own_are(service: LocalService, stub: Any) -> N
         stub.ModelInfer(request(rows, model_name="made-up.encode"), timeout=20, metadata=metadata)
     trailers: Any = refusal.value.trailing_metadata()
     assert dict(trailers)["x-request-id"] == "mine"
-    list(stub.ModelStreamInfer(iter([request(rows), request(rows, model_name="made-up")]), timeout=20))
+    _, refused = stub.ModelStreamInfer(iter([request(rows), request(rows, model_name="made-up" * 9999)]), timeout=20)
+    assert len(refused.error_message) < 1100
     _, metrics = get(f"{service.http}/metrics")
     assert "made-up" not in metrics
     for line in (
