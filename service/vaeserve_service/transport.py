@@ -104,7 +104,7 @@ def _serialized(response: Message | bytes) -> bytes:
 
 
 def clipped(message: str) -> str:
-    """Return what of a message fits in the trailers, whatever a caller's names were: past it gRPC tells of that instead."""
+    """Return what of a message fits in the trailers, where names may be of any length; past it gRPC says only that."""
     return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
 
 
