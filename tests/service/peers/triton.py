@@ -268,6 +268,8 @@ def test_statistics_rise_by_what_was_computed(client: Any) -> None:
     for phase in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
         counts = [getattr(stats.inference_stats, phase).count for stats in (before, after)]
         assert counts[1] - counts[0] == 3, phase
+    phases = ("success", "compute_input", "compute_infer", "compute_output")
+    assert len({getattr(after.inference_stats, phase).count for phase in phases}) == 1
     assert after.inference_stats.queue.ns > before.inference_stats.queue.ns
     assert after.inference_stats.compute_infer.ns > before.inference_stats.compute_infer.ns
     assert sum(batch.compute_infer.count for batch in after.batch_stats) == after.execution_count
