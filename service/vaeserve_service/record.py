@@ -1,5 +1,7 @@
 """What a model version has done: its batches, its requests' waits, and how its scores lie."""
 
+from dataclasses import dataclass, field
+
 from vaeserve.manifest import CalibrationSummary
 from vaeserve_service.drift import Drift
 from vaeserve_service.histogram import Histogram
@@ -7,6 +9,36 @@ from vaeserve_service.requests import Batch
 
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0, 65536.0)
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something was done, and for how many seconds in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count it once more."""
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the requests for one operation of a version.
+
+    computed: those of which all rows were, from their arrival on; failed: those whose batch was answered with an error.
+    queued: their waits. computing: their batches, as often as there were requests in one.
+    batches: by how many rows they had. ended: when the last one did, in `time.perf_counter`'s seconds.
+    """
+
+    computed: Duration = field(default_factory=Duration)
+    failed: Duration = field(default_factory=Duration)
+    queued: Duration = field(default_factory=Duration)
+    computing: float = 0.0
+    batches: dict[int, Duration] = field(default_factory=dict)
+    ended: float = 0.0
 
 
 class Record:
@@ -17,11 +49,24 @@ class Record:
         self.queue_seconds = Histogram(SECONDS)
         self.compute_seconds = Histogram(SECONDS)
         self.drift = Drift(calibration)
+        self.tallies: dict[str, Tally] = {}
 
-    def batch(self, batch: Batch) -> None:
+    def batch(self, operation: str, batch: Batch) -> None:
         """Count a batch: its rows, how long it computed, and how long each request waited that it is the first of."""
-        self.batch_rows.add(batch.rows)
-        self.compute_seconds.add(batch.ended - batch.started)
+        rows, seconds = batch.rows, batch.ended - batch.started
+        self.batch_rows.add(rows)
+        self.compute_seconds.add(seconds)
+        tally = self.tallies.get(operation)
+        if tally is None:
+            tally = self.tallies[operation] = Tally()
+        tally.batches.setdefault(rows, Duration()).add(seconds)
+        tally.ended = batch.ended
+        came_to = tally.failed if batch.failed else tally.computed
         for piece in batch.pieces:
+            request = piece.request
             if piece.start == 0:
-                self.queue_seconds.add(batch.started - piece.request.arrived)
+                self.queue_seconds.add(batch.started - request.arrived)
+                tally.queued.add(batch.started - request.arrived)
+            if piece.stop == request.rows or batch.failed:
+                came_to.add(batch.ended - request.arrived)
+            tally.computing += seconds

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vaeserve.errors import DeadlineError
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -87,6 +89,15 @@ class Request(asyncio.Future[Arrays]):
             self._queue.leave(self)
             self.set_exception(error)
 
+    def expire_after(self, seconds: float) -> None:
+        """Answer with DeadlineError if no call has taken rows of it by then; it is never computed in that case."""
+        timer = self.get_loop().call_later(seconds, self._expire, seconds)
+        self.add_done_callback(lambda _: timer.cancel())
+
+    def _expire(self, seconds: float) -> None:
+        if not self._taken:
+            self.fail(DeadlineError(f"timeout: {seconds * 1e6:.0f} microseconds passed in the queue; retry with more"))
+
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel it, unless it is answered already."""
         if not self.done():
@@ -128,12 +139,13 @@ class Piece(NamedTuple):
 class Batch:
     """What one call computes.
 
-    is_short: whether it had room for more rows.
+    is_short: whether it had room for more rows; failed: whether its requests were answered with an error.
     started, ended: when the call did, in `time.perf_counter`'s seconds.
     """
 
     pieces: list[Piece]
     is_short: bool = False
+    failed: bool = False
     started: float = 0.0
     ended: float = 0.0
 
@@ -157,6 +169,7 @@ class Batch:
 
     def fail(self, error: BaseException) -> None:
         """Give each piece's request the error."""
+        self.failed = True
         for piece in self.pieces:
             piece.request.fail(error)
 
