@@ -131,7 +131,7 @@ class Coalescer(Generic[R]):
         if batch.callers[0] is caller and not await caller.signal.wait(min(self._wait_s, deadline.remaining)):
             with self._transport.lock:
                 lane = self._lanes.get(key)
-                if lane is not None and lane.gathered is batch:
+                if lane is not None and lane.gathered is batch and deadline.remaining:
                     self._appoint(lane)
         if not await caller.signal.wait(deadline.remaining) and caller.outcome is _WAITING and not caller.carries:
             why = next((other.deadline.why for other in batch.callers if other.deadline.why), None)
