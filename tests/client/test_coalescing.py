@@ -340,7 +340,7 @@ async def test_tasks_share_every_kind_of_call(service: LocalService, client: Cli
             asyncio.gather(*(other.reconstruct("table7", row[None]) for row in many)),
             asyncio.gather(*(other.decode("table7", mean[None]) for mean in encoded.mean)),
         ):
-            outputs: list[Any] = [one.outputs["numeric"] for one in await call]  # type: ignore[attr-defined]
+            outputs: list[Any] = [one.outputs["numeric"] for one in await call]
             assert np.concatenate(outputs).tobytes() == reconstructed.tobytes()
     after = [calls_of(service, rpc) for rpc in ("Score", "Encode", "Reconstruct", "Decode")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [2] * 4
