@@ -74,7 +74,9 @@ def refuse_parameters(given: Given, where: str, *, without_effect: str) -> None:
     """Raise InvalidInputError for a tensor's parameter, but for one that says what we know."""
     for name in given:
         if name != without_effect:
-            raise InvalidInputError(f"{where}: parameter {name[:80]!r}; expected none: tensors are in the messages")
+            raise InvalidInputError(
+                f"{where}: parameter {name[:80]!r}; expected none: there is no shared memory, and no classification"
+            )
 
 
 def _value(name: str, parameter: pb.InferParameter) -> Value:

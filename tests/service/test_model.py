@@ -29,7 +29,7 @@ async def test_invented_rows_are_joined_with_decoded_ones(models: Any) -> None:
             Runtime.load(bundle),
             config=config,
             runners=runners,
-            on_batch=batches.append,
+            on_batch=lambda _, batch: batches.append(batch),
         )
         draws = prior_draws(2, 2, seed=3)
         generated, (between, latents), decoded = await asyncio.gather(
