@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 
-# In all of these the service has done nothing, or nothing that is seen: all our calls only read.
-RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+# In all of these there is no answer, and nothing is changed, for our calls only read. CANCELLED is never our own doing
+# here: a service that stops says so of what is left after its grace.
+RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED})
 PUSHBACK = "grpc-retry-pushback-ms"
 
 

@@ -133,8 +133,8 @@ class Rowwise:
     async def _streamed(self, rpc: Rpc[Any], model: str, version: str, inputs: Arrays, seconds: float) -> Any:
         rows = inputs.get("", inputs)
         scored = self.stream(rpc, model, version, [rows], in_flight=IN_FLIGHT, seconds=seconds, name=lambda _: "")
-        async with aclosing(scored):
-            return await anext(scored)
+        (scores,) = [scores async for scores in scored]
+        return scores
 
     async def _in_parts(self, rpc: Rpc[R], model: str, version: str, inputs: Arrays, rows: int, seconds: float) -> R:
         """Return the result for parts of so many rows, all by one version; fewer where an answer would be too large."""

@@ -115,5 +115,10 @@ class _Stream:
             response = await self._call.read()
         return END if response is grpc.aio.EOF else response
 
+    async def finish(self, *, seconds: float) -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):  # it has ended
+            await self._call.done_writing()
+        await self.receive(seconds=seconds)
+
     def cancel(self) -> None:
         self._call.cancel()

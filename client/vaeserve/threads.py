@@ -129,6 +129,10 @@ class _Stream:
         finally:
             self._due = float("inf")
 
+    async def finish(self, *, seconds: float) -> None:
+        self._requests.put(END)
+        await self.receive(seconds=seconds)
+
     def cancel(self) -> None:
         self._over.set()
         self._requests.put(END)

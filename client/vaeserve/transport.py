@@ -53,8 +53,12 @@ class Stream(Protocol):
         """Wait for the next response, `END` where there is none to come; raises as `send` does."""
         ...
 
+    async def finish(self, *, seconds: float) -> None:
+        """Say that no request follows, and wait for the end; raises as `send` does."""
+        ...
+
     def cancel(self) -> None:
-        """Give it up, or what is left of it."""
+        """Give up what is left of it."""
         ...
 
 

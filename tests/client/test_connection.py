@@ -109,8 +109,9 @@ def test_commands_take_the_connection_as_flags(guarded: LocalService, folder: Pa
     done = run("health", local, *tls)
     assert (done.returncode, done.stdout) == (0, "SERVING\n"), done.stderr
     assert run("health", local, "--timeout", 5).returncode == 1
-    np.save(tmp_path / "rows.npy", np.zeros((20, 7), np.float32))
-    score = ["score", tmp_path / "rows.npy", "--server", local, "--model", "table7", "--out", tmp_path / "o.parquet"]
+    names = ",".join(f"c{index}" for index in range(7))
+    np.savetxt(tmp_path / "rows.csv", np.zeros((20, 7)), delimiter=",", header=names, comments="")
+    score = ["score", tmp_path / "rows.csv", "--server", local, "--model", "table7", "--out", tmp_path / "o.parquet"]
     done = run(*score, *tls, "--token-file", folder / "token")
     assert done.returncode == 0, done.stderr
     (folder / "wrong").write_text("wrong")
