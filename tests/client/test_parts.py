@@ -58,7 +58,7 @@ def test_parts_keep_within_a_services_limits(rows: int, columns: int, num_sample
 
 def test_strings_count_by_their_length() -> None:
     """Long ones make small parts, and no rows are one part without any."""
-    long = np.array([["x" * 2**20]] * 8, object)
+    long = np.array([["x" * 10**6]] * 8, object)
     assert part_rows({"categorical": long}) == 2
     assert byte_count({"categorical": np.array([["é", None]], object)}) >= 2
     assert [row_count(part) for part in cut({"": np.zeros((0, 3))}, 5)] == [0]
