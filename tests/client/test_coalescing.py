@@ -225,6 +225,8 @@ async def test_a_cancelled_caller_harms_no_other(leaves: int) -> None:
             if not isinstance(answer, asyncio.CancelledError):
                 assert isinstance(answer, Doubled)
                 assert answer.values.tolist() == [2.0 * value]
+        sent = [value for values in callers.sent.rows for value in values]
+        assert len(sent) == len(set(sent))  # nor is anyone's row sent twice
         gone = [value for value, answer in enumerate(answers) if isinstance(answer, asyncio.CancelledError)]
         assert gone in ([leaves], [])  # one that had its answer before it could be cancelled keeps it
         assert not callers.coalescer._lanes
