@@ -48,6 +48,13 @@ format: .venv/installed ## Format the code, and mend what the linter can
 generate: .venv/installed ## Make the committed files that are made from others: protobuf code, JSON schema
 	$(BIN)/python scripts/generate.py
 
+.PHONY: pictures
+pictures: .venv/installed ## Make the README's picture anew
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+		$(BIN)/vaeserve train breast-cancer --out "$$folder/run" && \
+		$(BIN)/vaeserve report "$$folder/run" --out "$$folder/report" && \
+		mkdir -p docs/pictures && cp "$$folder/report/principal.svg" docs/pictures
+
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
