@@ -50,26 +50,21 @@ def export(
 def report(
     bundle: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console
 ) -> None:
-    """Write the page of the bundle at `bundle` to the folder `out`, and print the page's path on stdout.
-
-    Raises OperatorError, having written nothing, where `out` is something else, and as reading bundle and `data` does.
-    """
+    """Write the page of the bundle at `bundle` to the folder `out`. Raises as `Bundle.open` and `write_report` do."""
     # Here, for nothing else draws.
     from vaeserve_export.of_bundle import subject_of
-    from vaeserve_training.data import read_dataset
-    from vaeserve_training.report.page import refuse_other, write
-    from vaeserve_training.report.report import report as page_of
+    from vaeserve_training.report.command import write_report
 
-    refuse_other(out)
     opened = Bundle.open(bundle)
-    with console.status("drawing"):
-        rows = (
-            None
-            if data is None
-            else read_dataset(open_source(data), opened.manifest.signature, label=label, normal=normal)
-        )
-        page = page_of(subject_of(opened, rows))
-    print(write(page, out))
+    write_report(
+        lambda rows: subject_of(opened, rows),
+        opened.manifest.signature,
+        out,
+        data=data,
+        label=label,
+        normal=normal,
+        console=console,
+    )
 
 
 def verify(bundle: Path, *, device: str, as_json: bool) -> None:

@@ -66,7 +66,7 @@ def test_a_run_and_its_bundle_have_reports(models: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_reported_is_said_in_a_line(models: Any, tmp_path: Path) -> None:
-    """A folder that is neither, rows that don't fit, and an --out of something else end with 2 and leave nothing."""
+    """No run, an --out of something else, rows that don't fit and labels of no rows end with 2 and leave nothing."""
     run = models.runs["table7"].path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
@@ -75,6 +75,7 @@ def test_what_cannot_be_reported_is_said_in_a_line(models: Any, tmp_path: Path) 
         ([tmp_path / "mine"], "not a run"),
         ([run, "--out", tmp_path / "mine"], "isn't a report"),
         ([run, "--out", tmp_path / "new", "--data", tmp_path / "rows.csv"], "column"),
+        ([run, "--out", tmp_path / "new", "--label", "a"], "expected --data"),
     ):
         done = vaeserve("report", *arguments)
         assert done.returncode == 2, done.stderr

@@ -91,23 +91,21 @@ def train(
 
 
 def report(path: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console) -> None:
-    """Write the page of the run at `path` to the folder `out`, and print the page's path on stdout.
-
-    Raises OperatorError, having written nothing, where `out` is something else, and as reading the run and `data` does.
-    """
+    """Write the page of the run at `path` to the folder `out`. Raises as `Run.open` and `write_report` do."""
     # Here, for nothing else draws.
+    from vaeserve_training.report.command import write_report
     from vaeserve_training.report.of_run import subject_of
-    from vaeserve_training.report.page import refuse_other, write
-    from vaeserve_training.report.report import report as page_of
 
-    refuse_other(out)
     run = Run.open(path)
-    with console.status("drawing"):
-        rows = (
-            None if data is None else read_dataset(open_source(data), run.record.signature, label=label, normal=normal)
-        )
-        page = page_of(subject_of(run, rows))
-    print(write(page, out))
+    write_report(
+        lambda rows: subject_of(run, rows),
+        run.record.signature,
+        out,
+        data=data,
+        label=label,
+        normal=normal,
+        console=console,
+    )
 
 
 def evaluate(

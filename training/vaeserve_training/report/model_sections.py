@@ -23,7 +23,7 @@ def data(subject: Subject, shown: Shown | None) -> Section:
         parts.append(_images(shown))
     if subject.signature.columns:
         parts.append(_columns(subject, shown))
-    lead = "What the model was trained on, and which rows this page shows it on: none of those that it learned from."
+    lead = "What the model was trained on, and which rows this page shows it on."
     return Section("data", "The data", lead, tuple(parts))
 
 

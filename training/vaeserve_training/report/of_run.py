@@ -75,7 +75,7 @@ def subject_of(run: Run, rows: Dataset | None = None) -> Subject:
     columns = record.signature.columns
     return Subject(
         title=f"What a model learned of {file_name(record.data)}",
-        lead="A variational autoencoder, seen by what it does with rows that it did not learn from.",
+        lead="A variational autoencoder, seen by what it does with rows.",
         model=model,
         signature=record.signature,
         calibration=_calibration(model, run.calibration(), samples=ensemble.num_samples),
