@@ -43,5 +43,6 @@ def check(html: str) -> Parsed:
     assert parsed.alts
     assert all(alt and len(alt) > 20 for alt in parsed.alts), parsed.alts
     assert len(parsed.ids) == len(set(parsed.ids))
+    assert not {"nan", "+nan"} & {word for alt in parsed.alts for word in (alt or "").split()}
     assert not {"nan", "NaN", "inf", "-inf", "nan,", "None"} & set(parsed.words)
     return parsed

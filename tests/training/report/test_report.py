@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.conftest import KINDS, dataset_of
 from tests.training.report.sound import check
@@ -114,6 +115,13 @@ def test_edges_have_a_sound_page(tmp_path: Path, edge: str) -> None:
         assert "calibration rows support" in html
 
 
+@pytest.mark.parametrize("rows", [np.array([3]), np.arange(0, 150, 5)], ids=["one row", "anomalous rows alone"])
+def test_few_rows_or_none_that_is_normal_have_a_sound_page(tmp_path: Path, rows: NDArray[np.intp]) -> None:
+    """A model is shown on a single row, and on anomalous rows alone."""
+    dataset = labelled(numbers(150, 5))
+    check(report(subject_of(trained(tmp_path / "run", dataset), dataset[rows])).html())
+
+
 def test_rates_without_support_are_said_and_not_drawn(models: Any) -> None:
     """With 120 calibration rows there is no line at 0.1 %, but a sentence on how many rows it takes."""
     subject = subject_of(models.runs["table7"])
@@ -153,6 +161,15 @@ def test_rows_that_cannot_be_scored_are_counted_and_left_out(models: Any) -> Non
     html = report(subject_of(models.runs["table7"], rows)).html()
     check(html)
     assert "No row can be scored" in html
+
+
+def test_a_column_that_is_missing_everywhere_is_borne(models: Any) -> None:
+    """Rows that lack a column that may be missing are scored and drawn without it."""
+    rows = dataset_of("mixed", 40, seed=3)
+    rows.arrays["numeric"][:, 2] = np.nan
+    html = report(subject_of(models.runs["mixed"], rows)).html()
+    check(html)
+    assert "all missing" in html
 
 
 def test_many_rows_are_drawn_by_a_fixed_choice(models: Any) -> None:

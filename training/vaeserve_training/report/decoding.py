@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from string import ascii_uppercase
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeserve.latents import path, prior_draws
+from vaeserve.latents import LARGEST_LATENT, path, prior_draws
 from vaeserve.signature import Signature
 from vaeserve_training.data import Arrays
 from vaeserve_training.report.subject import Model
@@ -31,10 +33,11 @@ class Way(NamedTuple):
     outputs: Arrays
 
 
-def between(model: Model, ends: NDArray[np.float32], *, names: Sequence[str] = "ABCDEFGH") -> list[Way]:
-    """Return the straight way from each of `ends` [ends, latent] to the next."""
+def between(model: Model, ends: NDArray[np.float32]) -> list[Way]:
+    """Return the straight way from each of `ends` [ends, latent] to the next, as far out as a decoder takes latents."""
     ways = []
-    for start, end, first, last in zip(ends, ends[1:], names, names[1:], strict=False):
+    ends = ends.clip(-LARGEST_LATENT, LARGEST_LATENT)
+    for (start, first), (end, last) in pairwise(zip(ends, ascii_uppercase, strict=False)):
         latents = path(start, end, steps=STEPS)
         ways.append(Way(f"{first} to {last}", np.linspace(0, 1, STEPS), model.decode(latents)))
     return ways

@@ -118,7 +118,8 @@ def marginal(latents: Latents, dimension: int, anomalous: NDArray[np.bool_] | No
     edges = np.linspace(-half, half, 41)
     labels = np.zeros(len(mean), bool) if anomalous is None else anomalous
     clipped = np.clip(mean, -half, half)
-    axes.hist(clipped[~labels], edges.tolist(), density=True, color=NORMAL, alpha=0.75, label="rows")
+    if not labels.all():
+        axes.hist(clipped[~labels], edges.tolist(), density=True, color=NORMAL, alpha=0.75, label="rows")
     if labels.any():
         axes.hist(
             clipped[labels], edges.tolist(), density=True, histtype="step", hatch="////", color=ANOMALOUS,

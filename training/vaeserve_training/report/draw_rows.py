@@ -50,8 +50,12 @@ def reconstruction(row: Array, decoded: Array, scale: Scale, name: str, *, title
     axes.set_xlabel(f"standard deviations{cut}")
     head(figure, title)
     legend_above(axes)
-    said = "; ".join(f"{scale.names[index]} {row[index]:+.2g} and {decoded[index]:+.2g}" for index in order)
+    said = "; ".join(f"{scale.names[index]} {_said(row[index])} and {_said(decoded[index])}" for index in order)
     return picture(figure, name, alt=f"{title}, input and reconstruction in {UNIT}: {said}.")
+
+
+def _said(deviation: float) -> str:
+    return "missing" if np.isnan(deviation) else f"{deviation:+.2g}"
 
 
 @styled

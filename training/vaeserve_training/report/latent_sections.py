@@ -163,8 +163,7 @@ def interpolations(subject: Subject, shown: Shown | None) -> Section:
         "The decoder along straight lines. A latent space that is put to use changes smoothly: half way between two "
         "rows lies something like both, not a jump nor noise."
     )
-    ends, names = _ends(subject, shown)
-    ways = between(subject.model, ends, names=names) if len(ends) > 1 else []
+    ways = between(subject.model, _ends(subject, shown))
     order = shown.latents.by_activity[:WAYS].tolist() if shown else [*range(min(WAYS, subject.model.latent_dim))]
     axes = along(subject.model, order)
     parts: list[Part] = []
@@ -184,14 +183,14 @@ def interpolations(subject: Subject, shown: Shown | None) -> Section:
     return Section("interpolations", "Interpolations", lead, tuple(parts))
 
 
-def _ends(subject: Subject, shown: Shown | None) -> tuple[NDArray[np.float32], str]:
-    """Return latents to go between, and their names, a letter each."""
+def _ends(subject: Subject, shown: Shown | None) -> NDArray[np.float32]:
+    """Return latents to go between, [ends, latent]."""
     if shown is None:
         golden = subject.golden if subject.golden is not None else np.empty((0, subject.model.latent_dim), np.float32)
-        return golden[: WAYS + 1], "ABCDEFGH"
+        return golden[: WAYS + 1]
     some = shown.typical[: max(2, len(shown.typical) // 2)]
     chosen = some[far_apart(shown.latents.mean[some], WAYS + 1, first=0)]
-    return shown.latents.mean[chosen].astype(np.float32), "ABCDEFGH"
+    return shown.latents.mean[chosen].astype(np.float32)
 
 
 def _walked(
@@ -258,7 +257,7 @@ def _first(subject: Subject) -> str:
 def _ranges(subject: Subject, shown: Shown, outputs: Arrays, columns: list[int]) -> Figure:
     scale = Scale.of(subject.signature, shown.usual)
     real, made = scale(shown.usual), scale(outputs)
-    chosen = columns[:MOST_RANGES]
+    chosen = [index for index in columns if np.isfinite(real[:, index]).any()][:MOST_RANGES]
     pictures = [draw_rows.ranges(real, made, scale, "samples", columns=chosen)]
     caption = (
         "The middle nine tenths of normal rows and of decoded samples. Samples are means, without the noise that the "
