@@ -57,6 +57,13 @@ release-wire: .venv/installed ## Record the protos as released: what breaks them
 	$(BIN)/python -m json.tool --indent 1 .wire.json protos/released.json
 	rm .wire.json
 
+.PHONY: pictures
+pictures: .venv/installed ## Make the README's picture anew
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+		$(BIN)/vaeserve train breast-cancer --out "$$folder/run" && \
+		$(BIN)/vaeserve report "$$folder/run" --out "$$folder/report" && \
+		mkdir -p docs/pictures && cp "$$folder/report/principal.svg" docs/pictures
+
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's output
 	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
