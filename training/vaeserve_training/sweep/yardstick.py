@@ -9,8 +9,8 @@ from vaeserve_training.data import Dataset, Split
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.evaluate import scorable_rows
 from vaeserve_training.features import Inputs, tensors_of
-from vaeserve_training.neighbours import Space, nearest
-from vaeserve_training.realism import Realism, realism
+from vaeserve_training.sweep.neighbours import Space, nearest
+from vaeserve_training.sweep.realism import Realism, realism
 
 # Rows that distances are taken to and from.
 TRAIN_ROWS = 10_000

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from vaeserve.latents import prior_draws
-from vaeserve_training.aggregate import coverage
+from vaeserve_training.sweep.aggregate import coverage
 from vaeserve_training.collapse import usage
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.evaluate import antithetic
 from vaeserve_training.features import ImageFeatures, Inputs
-from vaeserve_training.neighbours import Space
+from vaeserve_training.sweep.neighbours import Space
 from vaeserve_training.objective import bounds
 from vaeserve_training.prior import StandardNormal
 from vaeserve_training.randomness import generator_of
-from vaeserve_training.realism import realism
+from vaeserve_training.sweep.realism import realism
 from vaeserve_training.vae import VAE, Posterior
-from vaeserve_training.yardstick import Yardstick
+from vaeserve_training.sweep.yardstick import Yardstick
 
 # Noise points of the bounds.
 SAMPLES = 64
@@ -47,8 +47,8 @@ class Measurement:
     explained: 1 less the squared error's share of the rows' squared distance from the training rows' mean.
     precision, recall, sample_quality: see `Realism`, of draws from p(z) and then p(x|z), with all its noise.
     way_remoteness: how far what is decoded in the middle third of a straight way between two rows' codes lies from its
-    nearest training row, over how far held-out rows do; way_step: the longest step of such a way over its mean one,
-    what is decoded measured; prior_remoteness: as the first, of what is decoded at draws from N(0, I). Means.
+    nearest training row, over how far held-out rows do; prior_remoteness: the same of what is decoded at draws from
+    N(0, I). Means.
     """
 
     latent_dim: int
@@ -70,7 +70,6 @@ class Measurement:
     recall: float
     sample_quality: float
     way_remoteness: float | None
-    way_step: float | None
     prior_remoteness: float | None
 
 
@@ -111,7 +110,6 @@ def measure(vae: VAE, yardstick: Yardstick, *, seed: int) -> Measurement:
     real = realism(drawn, _as_drawn(vae, points, generator))
     on_ways = decoder(random_ways(held_out.mean, generator))  # (ways, steps, width)
     middle = yardstick.remoteness(on_ways[:, STEPS // 3 : -(STEPS // 3)])
-    steps = on_ways.diff(dim=1).norm(dim=-1)  # (ways, steps - 1)
     return Measurement(
         latent_dim=vae.latent_dim,
         **_bounds(vae, yardstick.held_out, generator),
@@ -122,7 +120,6 @@ def measure(vae: VAE, yardstick: Yardstick, *, seed: int) -> Measurement:
         recall=real.recall,
         sample_quality=real.quality,
         way_remoteness=_number(middle.mean()),
-        way_step=_number((steps.amax(1) / steps.mean(1))[steps.mean(1) > 0].mean()),
         prior_remoteness=_number(yardstick.remoteness(decoder(draws)).mean()),
     )
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from vaeserve_training.neighbours import nearest_others, within
+from vaeserve_training.sweep.neighbours import nearest_others, within
 
 # Neighbours that say how far about a row others like it are to be expected.
 # Source: Kynkäänniemi et al., 2019, section 3.1.

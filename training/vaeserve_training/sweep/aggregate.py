@@ -16,12 +16,13 @@ DENSITIES_AT_ONCE = 2**23
 
 
 class Coverage(NamedTuple):
-    """How the posteriors of rows lie to each other and to the prior N(0, I), latents being draws of the posteriors.
+    """How the posteriors of rows lie to each other and to the prior N(0, I).
 
-    centre: the distance of the held-out latents' mean from the origin.
-    spread: their standard deviation, a root mean square over the latent dimensions; the prior's is 1.
-    overlap: the share of them that another held-out row's posterior makes likelier than their own.
-    held_out_log_density: their mean log-density under the aggregate posterior of training rows, nats.
+    centre: the distance from the origin of the held-out rows' aggregate posterior's mean, over the square root of the
+    latent dimensions; the prior's is 0.
+    spread: its standard deviation, a root mean square over the dimensions; the prior's is 1.
+    overlap: the share of draws of held-out rows' posteriors that another one of them makes likelier than their own.
+    held_out_log_density: the mean log-density of those draws under the aggregate posterior of training rows, nats.
     prior_log_density: that of draws from the prior.
     emptiness: `KL(N(0, I) || aggregate posterior)`, nats, over the same draws: 0 where the rows' posteriors fill the
     prior, and large where most of it has no row near. Source: Makhzani et al., Adversarial Autoencoders, 2016, for the
@@ -48,8 +49,8 @@ def coverage(train: Posterior, held_out: Posterior, *, noise: Tensor, draws: Ten
     of_prior = -0.5 * (draws.double().square() + LOG_2_PI).sum(1)
     likeliest = torch.cat([log_q.argmax(1) for log_q in _log_densities(held_out, z)])
     return Coverage(
-        centre=float(z.mean(0).norm()),
-        spread=float(z.var(0, correction=0).mean().sqrt()),
+        centre=float(held_out.mean.mean(0).square().mean().sqrt()),
+        spread=float((held_out.mean.var(0, correction=0) + torch.exp(held_out.log_variance).mean(0)).mean().sqrt()),
         overlap=float((likeliest != torch.arange(len(z))).double().mean()),
         held_out_log_density=float(aggregate_log_density(train, z).mean()),
         prior_log_density=float(of_draws.mean()),
