@@ -1,7 +1,7 @@
 """Three ways to the gradient of `E_q[f(z)]` in the parameters of q, of which training takes the first.
 
-Each draws z from q = N(mean, diag exp(log_variance)) at standard-normal `noise` [draws, rows, latent]. They estimate the
-same gradient; what differs is how much the estimates vary, and the last is none.
+Each draws z from q = N(mean, diag exp(log_variance)) at standard-normal `noise` [draws, rows, latent]. The first two
+estimate the same gradient and differ in how much the estimates vary; through the third there is none.
 """
 
 from collections.abc import Callable

@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from vaeserve.latents import prior_draws
-from vaeserve_training.sweep.aggregate import coverage
 from vaeserve_training.collapse import usage
-from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.evaluate import antithetic
 from vaeserve_training.features import ImageFeatures, Inputs
-from vaeserve_training.sweep.neighbours import Space
 from vaeserve_training.objective import bounds
 from vaeserve_training.prior import StandardNormal
 from vaeserve_training.randomness import generator_of
+from vaeserve_training.sweep.aggregate import coverage
+from vaeserve_training.sweep.neighbours import Space
 from vaeserve_training.sweep.realism import realism
-from vaeserve_training.vae import VAE, Posterior
 from vaeserve_training.sweep.yardstick import Yardstick
+from vaeserve_training.vae import VAE, Posterior
 
 # Noise points of the bounds.
 SAMPLES = 64
@@ -141,7 +140,7 @@ def random_ways(codes: Tensor, generator: torch.Generator) -> Tensor:
     return way(codes[ends[0]], codes[ends[1]])
 
 
-def _bounds(vae: VAE, inputs: Inputs, generator: torch.Generator) -> dict[str, float | None]:
+def _bounds(vae: VAE, inputs: Inputs, generator: torch.Generator) -> dict[str, Any]:
     """Return the mean bounds of raw rows and their parts, nats."""
     totals, rows = torch.zeros(4, dtype=torch.float64), 0
     for some in _chunks(inputs, ROWS_AT_ONCE):

@@ -38,7 +38,7 @@ def _trade_off(sweep: Sweep) -> Section:
     rows = [(str(entry.case), *sweep.cells(entry), entry.verdict or "") for entry in sweep.entries]
     table = Table("The trade-off", ("", *(head.replace("\n", ", ") for head in sweep.heads), "verdict"), tuple(rows))
     found = {
-        verdict: f"{', '.join(str(entry.case) for entry in sweep.named(verdict)) or 'none'}. It takes "
+        str(verdict): f"{', '.join(str(entry.case) for entry in sweep.named(verdict)) or 'none'}. It takes "
         f"{CRITERIA[verdict]}."
         for verdict in Verdict
     }
@@ -74,7 +74,7 @@ def _comparison(sweep: Sweep, autoencoder: Entry, tiles: Tiles) -> Section:
         "How far what is decoded lies from the nearest training row, in multiples of how far held-out rows lie: at 1 "
         "it could be one of them. Left along straight ways between two held-out rows' codes, medians and the middle "
         "four fifths; then over the plane that the codes spread in most.",
-        (ways(sweep, both), *(plane_of(entry) for entry in both)),
+        (ways(both), *(plane_of(entry) for entry in both)),
     )
     parts: list[Figure | Table] = [gaps]
     if tiles.images:
@@ -98,8 +98,8 @@ def _comparison(sweep: Sweep, autoencoder: Entry, tiles: Tiles) -> Section:
 
 def _model(entry: Entry, tiles: Tiles) -> Section:
     caption = (
-        "Rows that were held out, what is rebuilt of them, samples decoded from N(0, I), and what is decoded on the way "
-        "from the first row's code to the second's; then codes of held-out rows over the prior at one and two "
+        "Rows that were held out, what is reconstructed of them, samples decoded from N(0, I), and what is decoded on "
+        "the way from the first row's code to the second's; then codes of held-out rows over the prior at one and two "
         "deviations, ellipses as wide as some of the posteriors."
     )
     figure = Figure("Rows and latents", caption, (rows_of(entry, tiles), latents_of(entry)))

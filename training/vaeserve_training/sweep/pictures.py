@@ -92,7 +92,10 @@ def latents_of(entry: Entry) -> Picture:
 
 @styled
 def rate_distortion(sweep: Sweep) -> Picture:
-    """Draw distortion, minus the log-likelihood, over rate, the KL. Source: Alemi et al., Fixing a Broken ELBO, 2018."""
+    """Draw distortion, minus the log-likelihood, over rate, the KL.
+
+    Source: Alemi et al., Fixing a Broken ELBO, 2018, section 3.
+    """
     entries = sweep.weightings
     rates = [_value(entry, "kl") for entry in entries]
     distortions = [-_value(entry, "log_likelihood") for entry in entries]
@@ -140,7 +143,7 @@ def divergences(sweep: Sweep) -> Picture:
 
 
 @styled
-def ways(sweep: Sweep, entries: Sequence[Entry]) -> Picture:
+def ways(entries: Sequence[Entry]) -> Picture:
     """Draw how far from the rows straight ways between codes lead."""
     figure, axes = panel(height=270)
     steps = np.linspace(0, 1, entries[0].shown.way_remoteness.shape[1])

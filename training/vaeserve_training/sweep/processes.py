@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ def side_by_side(
     """
     context = multiprocessing.get_context("spawn")  # PyTorch's threads don't survive a fork
     waiting = list(tasks)
-    running: dict[Connection, tuple[T, BaseProcess]] = {}
+    running: dict[Connection, tuple[T, SpawnProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -63,7 +63,7 @@ def jobs_for(tasks: int, *, bytes_each: int) -> int:
 
 
 def _listen(
-    connection: Connection, running: dict[Connection, tuple[T, BaseProcess]], on_report: Callable[[T, Any], None]
+    connection: Connection, running: dict[Connection, tuple[T, SpawnProcess]], on_report: Callable[[T, Any], None]
 ) -> None:
     """Take what a process says; raise the error it ended with."""
     task, process = running[connection]

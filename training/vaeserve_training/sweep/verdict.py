@@ -29,8 +29,8 @@ class Verdict(StrEnum):
 # The criteria in words, with their thresholds.
 CRITERIA = {
     Verdict.ISOLATED: (
-        f"emptiness of {EMPTY:g} nats or more a latent dimension, a reconstruction error of at most {SHARP:g} times the "
-        f"sweep's least, and a sample quality below {POOR:.2f} of the sweep's best"
+        f"emptiness of {EMPTY:g} nats or more a latent dimension, a reconstruction error of at most {SHARP:g} times "
+        f"the sweep's least, and a sample quality below {POOR:.2f} of the sweep's best"
     ),
     Verdict.BALANCED: (
         f"of the weightings that are neither of the others, with emptiness below {EMPTY:g} nats a latent dimension and "
