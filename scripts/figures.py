@@ -33,7 +33,6 @@ from vaeserve_training.report.style import (
     THIRD,
     blank,
     legend_above,
-    nats,
     panel,
     styled,
 )
@@ -59,7 +58,8 @@ FASHION = ["--betas", "0.01,1,30", "--set", "optimizer.max_steps=6000"]
 # Which of a sweep's own pictures the page has.
 TAKEN = {
     "digits": [
-        "rate-distortion", "nats", "shares", "beta-0.01-rows", "beta-1-rows", "beta-20-rows", "autoencoder-rows", "ways",
+        "rate-distortion", "nats", "shares", "ways", "beta-0.01-rows", "beta-1-rows", "beta-20-rows",
+        "autoencoder-rows",
     ],
     "plane": ["effects", "beta-1-grid", "autoencoder-grid", "beta-1-plane", "autoencoder-plane"],
     "fashion": ["rate-distortion", "beta-0.01-rows", "beta-1-rows", "beta-30-rows"],
@@ -67,6 +67,9 @@ TAKEN = {
 
 # Draws whose gradients are compared, and those of them that are shown.
 DRAWS = 20_000
+# Digits in a picture of codes, and those of them whose posterior is drawn.
+CODES = 120
+ELLIPSES = 30
 # A row to follow through the model.
 FOLLOWED = 3
 
@@ -156,30 +159,31 @@ def pipeline(sweep: Path) -> Picture:
     z = one.sample(noise)[0, 0]
     image = held.vae.features.inverse(held.vae.likelihood.mean(held.vae.decode(z[None])))["image"][0, 0]
     found = bounds(held.vae, held.rows.pick(slice(FOLLOWED, FOLLOWED + 1)), torch.randn(512, 2))
-    figure = blank(width=760, height=250)
+    figure = blank(width=760, height=270)
     seen, space, rebuilt = figure.subplots(1, 3, width_ratios=[1, 1.5, 1])
-    for axes, shown, title in ((seen, held.images[FOLLOWED], "row x"), (rebuilt, image, "decoder's mean at z")):
+    for axes, shown, title in ((seen, held.images[FOLLOWED], "row x"), (rebuilt, image, "p(x|z), its mean")):
         axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="none")
         axes.set(xticks=[], yticks=[], title=title)
         axes.grid(visible=False)
     for radius in (1, 2):
         space.add_patch(Circle((0, 0), radius, fill=False, color=MUTED, linestyle="--"))
-    mean, deviation = one.mean[0].tolist(), torch.exp(0.5 * one.log_variance[0]).tolist()
+    (x, y), deviation = one.mean[0].tolist(), torch.exp(0.5 * one.log_variance[0]).tolist()
     space.plot(*posterior.mean[:200].T, ".", color=MUTED, alpha=0.4, markersize=3)
     for width in (1, 2):
         ellipse = Ellipse(
-            mean, 2 * width * deviation[0], 2 * width * deviation[1], fill=False, color=NORMAL, linewidth=1.8
+            (x, y), 2 * width * deviation[0], 2 * width * deviation[1], fill=False, color=NORMAL, linewidth=1.8
         )
         space.add_patch(ellipse)
     space.plot(*z.tolist(), "*", color=ANOMALOUS, markersize=11)
     space.annotate("z, a draw", z.tolist(), xytext=(10, 8), textcoords="offset points", color=INK)
-    space.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal", xlabel="latent 1", ylabel="latent 2")
+    space.set(xlim=(x - 0.8, x + 0.8), ylim=(y - 0.8, y + 0.8), aspect="equal", ylabel="latent 2")
+    space.set_xlabel(f"latent 1\nKL {float(found.kl):.1f} nats")
     space.set_title("q(z|x) over the prior")
-    seen.set_xlabel(nats(f"KL {float(found.kl):.1f}"))
-    rebuilt.set_xlabel(nats(f"log p(x|z) {float(found.log_likelihood):.1f}"))
+    seen.set_xlabel(f"a written {held.digits[FOLLOWED]}\nELBO {float(found.elbo):.1f} nats")
+    rebuilt.set_xlabel(f"of every pixel a density\nlog p(x|z) {float(found.log_likelihood):.1f} nats")
     alt = (
-        f"A written {held.digits[FOLLOWED]}, its posterior as an ellipse among other rows' codes, a draw of it, and the "
-        f"image decoded there; KL {float(found.kl):.1f} nats, log-likelihood {float(found.log_likelihood):.1f} nats."
+        f"A written {held.digits[FOLLOWED]}, its posterior as an ellipse among other rows' codes, a draw of it, and "
+        f"the image decoded there; KL {float(found.kl):.1f} and log-likelihood {float(found.log_likelihood):.1f} nats."
     )
     return picture(figure, "pipeline", alt=alt)
 
@@ -192,10 +196,12 @@ def latents(sweep: Path, name: str) -> Picture:
     mean, log_variance = held.vae.encode(held.rows)
     deviations = torch.zeros_like(mean) if held.vae.point else torch.exp(0.5 * log_variance)
     figure, axes = panel(height=350)
-    for digit, (x, y), (across, up) in list(zip(held.digits, mean.tolist(), deviations.tolist(), strict=True))[:150]:
+    for index, (digit, (x, y)) in enumerate(zip(held.digits[:CODES], mean.tolist(), strict=False)):
         colour = SERIES[digit % len(SERIES)]
-        axes.text(x, y, str(digit), color=colour, fontsize=9, ha="center", va="center", clip_on=True)
-        axes.add_patch(Ellipse((x, y), 2 * across, 2 * up, fill=False, color=colour, linewidth=0.6, alpha=0.6))
+        axes.text(x, y, str(digit), color=colour, fontsize=10, ha="center", va="center", clip_on=True)
+        if index < ELLIPSES:
+            across, up = (2 * deviations[index]).tolist()
+            axes.add_patch(Ellipse((x, y), across, up, fill=False, color=colour, linewidth=0.8))
     for radius in (1, 2):
         axes.add_patch(Circle((0, 0), radius, fill=False, color=MUTED, linestyle="--"))
     reach = 1.08 * max(3.0, float(mean.abs().quantile(0.995)))
@@ -223,7 +229,7 @@ def compare_estimators(sweep: Path) -> tuple[dict[str, float], dict[str, Tensor]
     ways: dict[str, Gradients] = {
         "reparameterized": reparameterized(log_likelihood, posterior, noise),
         "score function": score_function(log_likelihood, posterior, noise),
-        "with a baseline": score_function(log_likelihood, posterior, noise, baseline=True),
+        "with baseline": score_function(log_likelihood, posterior, noise, baseline=True),
     }
     order = posterior.log_variance[0].argsort()
     estimates = {name: gradients.mean[:, 0, order] for name, gradients in ways.items()}
@@ -231,7 +237,7 @@ def compare_estimators(sweep: Path) -> tuple[dict[str, float], dict[str, Tensor]
     least = variance["reparameterized"]
     return {
         "score_function": variance["score function"] / least,
-        "baseline": variance["with a baseline"] / least,
+        "baseline": variance["with baseline"] / least,
         "draws": DRAWS,
     }, estimates
 
@@ -240,7 +246,7 @@ def compare_estimators(sweep: Path) -> tuple[dict[str, float], dict[str, Tensor]
 def estimators(estimates: dict[str, Tensor]) -> Picture:
     """Draw the estimates of one coordinate of the gradient, one a draw."""
     figure, axes = panel(height=290)
-    reach = 3 * float(estimates["with a baseline"][:, 0].std())
+    reach = 3 * float(estimates["with baseline"][:, 0].std())
     edges = np.linspace(-reach, reach, 81)
     for (name, estimate), colour in zip(estimates.items(), (NORMAL, ANOMALOUS, THIRD), strict=True):
         axes.hist(
@@ -255,6 +261,7 @@ def estimators(estimates: dict[str, Tensor]) -> Picture:
     mean = float(estimates["reparameterized"][:, 0].mean())
     axes.axvline(mean, color=MUTED, linestyle=":", label="their mean")
     axes.set(xlabel="one draw's gradient (nats a unit)", ylabel="density", yscale="log")
+    axes.yaxis.set_major_formatter(_plainly)
     legend_above(axes)
     alt = "Histograms of one draw's gradient: narrow by the reparameterized draw, wide by the score function."
     return picture(figure, "gradient-draws", alt=alt)
@@ -267,9 +274,14 @@ def variances(estimates: dict[str, Tensor]) -> Picture:
     for (name, estimate), colour, mark in zip(estimates.items(), (NORMAL, ANOMALOUS, THIRD), "o^s", strict=True):
         axes.plot(range(1, estimate.shape[1] + 1), estimate.var(0), mark, color=colour, label=name)
     axes.set(xlabel="latent unit, by how much it says", ylabel="variance (nats² a unit²)", yscale="log")
+    axes.yaxis.set_major_formatter(_plainly)
     legend_above(axes)
     alt = "The variance of one draw's gradient in each latent unit, on a logarithmic axis, for the three estimators."
     return picture(figure, "gradient-variances", alt=alt)
+
+
+def _plainly(value: float, _: float) -> str:
+    return f"{value:g}"
 
 
 if __name__ == "__main__":

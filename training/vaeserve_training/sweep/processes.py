@@ -4,10 +4,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,16 +32,17 @@ def side_by_side(
     Raises what the first to fail raised, OperatorError for one that was killed; the others are ended then, as they
     are if this is interrupted. If this process is killed, they end by themselves.
     """
-    context = multiprocessing.get_context("spawn")  # PyTorch's threads don't survive a fork
+    # From a server that has PyTorch loaded and no threads, which don't survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, work.__module__])
     waiting = list(tasks)
-    running: dict[Connection, tuple[T, SpawnProcess]] = {}
+    running: dict[Connection, tuple[T, ForkServerProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 here, there = context.Pipe(duplex=False)
                 process = context.Process(target=_do, args=(work, waiting[0], there), daemon=True)
-                with _interrupts_ignored():
-                    process.start()
+                process.start()
                 there.close()
                 running[here] = waiting.pop(0), process
             for connection in wait(list(running)):
@@ -63,7 +63,7 @@ def jobs_for(tasks: int, *, bytes_each: int) -> int:
 
 
 def _listen(
-    connection: Connection, running: dict[Connection, tuple[T, SpawnProcess]], on_report: Callable[[T, Any], None]
+    connection: Connection, running: dict[Connection, tuple[T, ForkServerProcess]], on_report: Callable[[T, Any], None]
 ) -> None:
     """Take what a process says; raise the error it ended with."""
     task, process = running[connection]
@@ -86,6 +86,7 @@ def _listen(
 
 def _do(work: Callable[[T, Report], None], task: T, connection: Connection) -> None:
     """Do a task in this process, and tell the one that started it how it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is for the one that started it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(task, lambda said: connection.send(("said", said)))
@@ -100,19 +101,6 @@ def _end_with_parent() -> None:
     assert parent is not None  # noqa: S101 - a process of `side_by_side`
     wait([parent.sentinel])
     os._exit(1)  # at once: whatever it writes is whole or not there
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Start processes that a Ctrl-C at the terminal leaves to the one that started them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _free_bytes() -> int | None:

@@ -18,11 +18,11 @@ from vaeserve_training.sweep.verdict import CRITERIA, Verdict, verdicts
 
 # What the trade-off table has of a measurement: each column's head, its second line, and how a figure is written.
 COLUMNS = {
-    "elbo": ("ELBO", "nats", ".1f"),
-    "log_likelihood": ("log-lik.", "nats", ".1f"),
-    "kl": ("KL", "nats", ".1f"),
+    "elbo": ("ELBO", "nats", "z.1f"),
+    "log_likelihood": ("log-lik.", "nats", "z.1f"),
+    "kl": ("KL", "nats", "z.1f"),
     "active_units": ("active", "units", "d"),
-    "emptiness": ("empty", "nats", ".1f"),
+    "emptiness": ("empty", "nats", "z.1f"),
     "overlap": ("overlap", "", ".0%"),
     "reconstruction_error": ("reconstr.", "error", ".3f"),
     "sample_quality": ("sample", "quality", ".2f"),
