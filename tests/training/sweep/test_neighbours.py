@@ -21,7 +21,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 @given(st.integers(1, 5), st.integers(2, 40), st.integers(0, 1000), st.integers(1, 3), st.sampled_from([1, 7, 2**24]))
 def test_neighbours_are_scikit_learns(width: int, count: int, seed: int, k: int, at_once: int) -> None:
-    """Distances to the nearest and to the k-th nearest other are scikit-learn's, in however many parts they are taken."""
+    """Distances to the nearest and to the k-th nearest other are scikit-learn's, however many are held at once."""
     points, others = random(9, width, seed=seed), random(count, width, seed=seed + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "DISTANCES_AT_ONCE", at_once)
@@ -56,7 +56,7 @@ def table(colours: list[str], sizes: list[float], weights: list[float]) -> dict[
 
 
 def test_a_tables_points_are_scaled_and_a_missing_value_lies_at_the_centre() -> None:
-    """Numbers count in standard deviations and categories one-hot; a missing value isn't seen, nor that it is missing."""
+    """Numbers count in standard deviations and categories one-hot; a missing value isn't seen, nor that it is."""
     rows = table(["blue", "red", ""], [10.0, 30.0, np.nan], [1.0, 1.0, 4.0])
     space = Space(TABLE, rows)
     points = space.points(rows)

@@ -84,8 +84,11 @@ def test_what_is_no_sweep_is_left_alone(tmp_path: Path) -> None:
 def test_two_sweeps_are_not_at_work_in_one_folder(tmp_path: Path) -> None:
     """While one is at work another is refused, and may when it has ended."""
     take(tmp_path / "sweep")
-    with plan.alone(tmp_path / "sweep"):
-        with pytest.raises(RunError, match="another sweep is at work there"), plan.alone(tmp_path / "sweep"):
-            pass
+    with (
+        plan.alone(tmp_path / "sweep"),
+        pytest.raises(RunError, match="another sweep is at work there"),
+        plan.alone(tmp_path / "sweep"),
+    ):
+        pass
     with plan.alone(tmp_path / "sweep"):
         pass

@@ -45,6 +45,12 @@ def wait_beside(folder: Path, number: int, report: Report) -> None:
     until(lambda: False)
 
 
+@pytest.fixture(autouse=True)
+def _known_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes import this module, wherever pytest was started."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])
+
+
 def until(there: Callable[[], bool]) -> None:
     """Wait for something, two minutes at most."""
     deadline = time.monotonic() + 120
@@ -84,7 +90,7 @@ def test_nothing_to_do_is_done() -> None:
     side_by_side(square, [], jobs=2)
 
 
-def test_an_error_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_an_error_comes_back_as_it_was() -> None:
     """What a task raises is raised here, and the tasks beside it are ended."""
     with pytest.raises(DataError, match=r"^rows.csv: no rows$"):
         side_by_side(fail, [0, 1], jobs=2)
@@ -96,10 +102,12 @@ def test_a_killed_process_is_told() -> None:
         side_by_side(fail, [2], jobs=1)
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     """Where the one that started them is killed, and can do nothing more, they end by themselves."""
     script = (
-        "import functools, pathlib, sys; sys.path.insert(0, sys.argv[1]); import test_processes as t\n"
+        "import functools, pathlib, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import tests.training.sweep.test_processes as t\n"
         "from vaeserve_training.sweep.processes import side_by_side\n"
         "if __name__ == '__main__':\n"
         "    side_by_side(functools.partial(t.wait_beside, pathlib.Path(sys.argv[2])), [0, 1], jobs=2)\n"
@@ -108,7 +116,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     path.write_text(script)
     folder = tmp_path / "there"
     folder.mkdir()
-    with subprocess.Popen([sys.executable, str(path), str(Path(__file__).parent), str(folder)]) as started:
+    with subprocess.Popen([sys.executable, str(path), str(Path(__file__).parents[3]), str(folder)]) as started:
         until(lambda: all((folder / name).exists() and (folder / name).read_text() for name in ("0", "1")))
         started.kill()
     until(lambda: all(gone(int((folder / name).read_text())) for name in ("0", "1")))
