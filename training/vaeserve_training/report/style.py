@@ -99,9 +99,10 @@ def panel(*, height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, Axes
     return figure, figure.subplots()
 
 
-def blank(*, height: float = HEIGHT, width: float = WIDTH) -> Figure:
-    """Return a figure of a size in CSS pixels, without axes."""
-    return Figure(figsize=(width / UNITS_PER_INCH, height / UNITS_PER_INCH), layout="constrained")
+def blank(*, height: float = HEIGHT, width: float = WIDTH, arranged: bool = True) -> Figure:
+    """Return a figure of a size in CSS pixels, without axes; those that come are arranged, or stay where they are put."""
+    size = width / UNITS_PER_INCH, height / UNITS_PER_INCH
+    return Figure(figsize=size, layout="constrained" if arranged else None)
 
 
 def nats(what: str) -> str:

@@ -1,0 +1,142 @@
+"""What a page says of scores: where they lie, what they are worth, and the rows that stand out."""
+
+import numpy as np
+
+from vaeserve.scores import Bound
+from vaeserve_training.report import draw_images, draw_scores
+from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
+from vaeserve_training.report.scoring import Threshold, coverage, curves, thresholds
+from vaeserve_training.report.shown import Shown
+from vaeserve_training.report.subject import Subject
+from vaeserve_training.report.words import counted, number
+
+# Rows in the table of the most anomalous, those of them that are drawn, and features that are named.
+LISTED, DRAWN, TILES, NAMED = 10, 3, 6, 3
+# Fewer rows than this have no curve to speak of.
+FEWEST_CALIBRATED = 5
+
+
+def scores(subject: Subject, shown: Shown | None) -> Section:
+    """Draw the scores with thresholds, and how p-values hold."""
+    lead = "The score is minus the ELBO, in nats: higher is more anomalous. Thresholds come from rows held out for that."
+    lines = thresholds(subject.calibration)
+    of_calibration = subject.calibration.scores[Bound.ELBO].astype(np.float64)
+    score, anomalous = (shown.score, shown.anomalous) if shown else (of_calibration, None)
+    pictures = [draw_scores.histogram(score, anomalous, lines, "scores")]
+    caption = "Where scores lie, and above which at most 5, 1 and 0.1 % of normal rows are expected."
+    if shown is None:
+        caption += " These are the rows that calibrated the bundle."
+    normal = shown.p_value[shown.normal] if shown else np.empty(0)
+    if len(normal) >= FEWEST_CALIBRATED:
+        pictures.append(_calibration(subject, normal))
+        caption += (
+            " Right: a rate that is asked for against the share of normal rows that it flags; the line should stay in the "
+            "band. Below the diagonal too few are flagged, above it too many."
+        )
+    parts: list[Part] = [Figure("Scores, thresholds and calibration", caption, tuple(pictures))]
+    parts.append(_thresholds(shown, lines))
+    if shown is None and "latents" in subject.absent:
+        parts.append(Note(subject.absent["latents"]))
+    return Section("scores", "Scores and calibration", lead, tuple(parts))
+
+
+def _calibration(subject: Subject, p_values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> draw_scores.Picture:
+    measured = coverage(p_values, calibration_rows=subject.calibration.rows)
+    return draw_scores.calibration(measured, "calibration", rows=len(p_values))
+
+
+def _thresholds(shown: Shown | None, lines: list[Threshold]) -> Table:
+    header = ["false-positive rate", "threshold, nats"]
+    if shown:
+        header += ["normal rows above"] + (["anomalous rows above"] if _has_anomalous(shown) else [])
+    rows = []
+    for line in lines:
+        said = number(line.score) if line.score is not None else f"not supported: {line.refusal}"
+        rows.append((f"{line.rate * 100:g} %", said, *(_above(shown, line) if shown else ())))
+    return Table("Thresholds", tuple(header), tuple(rows))
+
+
+def _above(shown: Shown, line: Threshold) -> list[str]:
+    kinds = [shown.normal] + ([~shown.normal] if _has_anomalous(shown) else [])
+    if line.score is None:
+        return [""] * len(kinds)
+    above = shown.score > line.score
+    return [f"{int(above[kind].sum()):,} of {int(kind.sum()):,}" for kind in kinds]
+
+
+def _has_anomalous(shown: Shown) -> bool:
+    return shown.anomalous is not None and bool(shown.anomalous.any())
+
+
+def detection(subject: Subject, shown: Shown | None) -> Section:
+    """Draw how well labels are told apart."""
+    lead = "How well the score puts anomalous rows before normal ones. Labels were used for this alone."
+    measured = curves(shown.score, shown.anomalous) if shown and shown.anomalous is not None else None
+    if measured is None or shown is None:
+        said = "These rows have no labels of both kinds, so there is nothing to tell apart."
+        how = "--label COLUMN names the column of labels, of the rows that --data gives."
+        return Section("detection", "Detection", lead, (Note(f"{said} {how}"),))
+    caption = (
+        "Left: the share of anomalous rows flagged against the share of normal ones, at every threshold. Right: of the "
+        "rows flagged, how many are anomalous. Curves in the upper corners are good; the dashed lines are chance."
+    )
+    pictures = (draw_scores.roc(measured, "roc"), draw_scores.precision_recall(measured, "precision-recall"))
+    facts = {
+        "AUROC": f"{measured.auroc:.4f}",
+        "average precision": f"{measured.average_precision:.4f}",
+        "rows": f"{counted(len(shown.rows), 'row')}, {measured.base:.1%} of them anomalous",
+    }
+    return Section("detection", "Detection", lead, (Facts(facts), Figure("ROC and precision-recall", caption, pictures)))
+
+
+def most_anomalous(subject: Subject, shown: Shown | None) -> Section:
+    """Show the rows with the highest scores, and which features made them so."""
+    lead = "The rows with the highest scores, and by how many nats each feature is worse explained than on normal rows."
+    if shown is None:
+        absent = (Note(subject.absent["latents"]),) if "latents" in subject.absent else ()
+        return Section("anomalous", "The most anomalous rows", lead, absent)
+    figure = _of_images(subject, shown) if not subject.signature.columns else _of_table(subject, shown)
+    return Section("anomalous", "The most anomalous rows", lead, (figure, _listed(subject, shown)))
+
+
+def _of_table(subject: Subject, shown: Shown) -> Figure:
+    features = subject.signature.features
+    pictures = tuple(
+        draw_scores.excess_bars(
+            shown.excess[row], features, f"anomalous-{rank}", title=f"Row {shown.positions[row]:,}: {number(shown.score[row])} nats"
+        )
+        for rank, row in enumerate(shown.worst[:DRAWN])
+    )  # fmt: skip
+    return Figure("What made them so", "Shares of the score, not causes: a longer bar is a bigger surprise.", pictures)
+
+
+def _of_images(subject: Subject, shown: Shown) -> Figure:
+    rows = shown.worst[:TILES]
+    shape = subject.signature.inputs[0].shape[1:]
+    decoded = subject.model.decode(shown.latents.mean[rows].astype(np.float32))["image"]
+    strips = [
+        ("input", draw_images.colours_of(shown.inputs(rows)["image"])),
+        ("reconstruction", draw_images.colours_of(decoded)),
+        ("surprise", np.stack([draw_images.heat(shown.excess[row], shape) for row in rows])),
+    ]
+    above = [f"p {shown.p_value[row]:.2g}" for row in rows]
+    alt = "The most anomalous images, their reconstructions, and which pixels are worse explained than usual."
+    picture = draw_images.strips(strips, "anomalous", alt=alt, above=above)
+    caption = "Bright pixels are those that are worse explained than usual; the brightest of each image are yellow."
+    return Figure("What made them so", caption, (picture,))
+
+
+def _listed(subject: Subject, shown: Shown) -> Table:
+    features = subject.signature.features
+    labels = ("label",) if shown.anomalous is not None else ()
+    rows = []
+    for row in shown.worst[:LISTED]:
+        top = np.argsort(-shown.excess[row], kind="stable")[:NAMED]
+        named = "; ".join(f"{features[index]} {shown.excess[row, index]:+.3g}" for index in top)
+        label = ("anomalous" if shown.anomalous[row] else "normal",) if shown.anomalous is not None else ()
+        rows.append(
+            (f"{shown.positions[row]:,}", *label, number(shown.score[row]), f"{shown.p_value[row]:.3g}", number(shown.kl[row]),
+             named)
+        )  # fmt: skip
+    header = ("row", *labels, "score, nats", "p-value", "KL, nats", "features, nats worse than usual")
+    return Table("The highest scores", header, tuple(rows), "Rows are counted from 0 in the order of those shown.")
