@@ -11,9 +11,11 @@ from vaeserve_training.report.latents import Latents, Plane, prior_radius
 from vaeserve_training.report.picture import Picture, picture
 from vaeserve_training.report.style import (
     ANOMALOUS,
+    HEIGHT,
     INK,
     MUTED,
     NORMAL,
+    PAPER,
     WIDTH,
     blank,
     legend_above,
@@ -35,16 +37,19 @@ def kl_by_dimension(latents: Latents, name: str) -> Picture:
     """Draw each dimension's KL, the largest first, collapsed ones as outlines."""
     order = np.argsort(-latents.kl, kind="stable")[:MOST_BARS]
     active = latents.active[order]
-    figure, axes = panel()
+    figure, axes = panel(height=max(HEIGHT, 80 + 13 * len(order)))
     at = np.arange(len(order))
-    axes.bar(at[active], latents.kl[order][active], color=NORMAL, label="active")
-    axes.bar(
-        at[~active], latents.kl[order][~active], facecolor="none", edgecolor=ANOMALOUS, hatch="////", label="collapsed"
-    )
-    axes.set_xticks(at, [f"z{dimension}" for dimension in order])
-    axes.tick_params("x", rotation=90 if len(order) > 8 else 0, labelsize=9 if len(order) > 20 else 11, length=0)
-    axes.grid(visible=False, axis="x")
-    axes.set(ylabel=nats("KL, a mean over rows"), xlabel="latent dimension", ylim=(0, None))
+    if active.any():
+        axes.barh(at[active], latents.kl[order][active], 0.72, color=NORMAL, label="active")
+    if not active.all():
+        axes.barh(
+            at[~active], latents.kl[order][~active], 0.72, facecolor="none", edgecolor=ANOMALOUS, hatch="////",
+            label="collapsed",
+        )  # fmt: skip
+    axes.set_yticks(at, [f"z{dimension}" for dimension in order])
+    axes.tick_params("y", labelsize=10, labelcolor=INK, length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel=nats("KL, a mean over rows"), xlim=(0, None), ylim=(len(order) - 0.4, -0.6))
     legend_above(axes)
     alt = (
         f"KL of each latent dimension, the largest first: from {latents.kl.max():.3g} to {latents.kl.min():.3g} nats; "
@@ -64,7 +69,8 @@ def scatter(plane: Plane, anomalous: NDArray[np.bool_] | None, name: str, *, tit
         axes.add_patch(circle)
         axes.annotate(
             f"{share:.0%}", (plane.origin[0], plane.origin[1] + prior_radius(share)), ha="center", va="bottom",
-            size=9, color=MUTED, clip_on=True, annotation_clip=True,
+            size=9, color=MUTED, annotation_clip=True, zorder=3,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )  # fmt: skip
     points, labels = _thinned(plane.points, anomalous)
     if labels is None:
@@ -95,9 +101,12 @@ def _thinned(
 
 def _frame(axes: Any, plane: Plane) -> None:
     """Show nearly all rows and most of the prior, on a square."""
-    apart = np.abs(plane.points - plane.origin).max(1)
-    half = max(float(np.quantile(apart, _SHOWN)) * 1.05, prior_radius(PRIOR_SHARES[-1]) * 1.12)
-    axes.set(xlim=plane.origin[0] + np.array([-half, half]), ylim=plane.origin[1] + np.array([-half, half]))
+    radius = prior_radius(PRIOR_SHARES[-1])
+    beyond = (1 - _SHOWN) / 2
+    low = np.minimum(np.quantile(plane.points, beyond, axis=0), plane.origin - radius)
+    high = np.maximum(np.quantile(plane.points, 1 - beyond, axis=0), plane.origin + radius)
+    center, half = (low + high) / 2, 0.54 * float((high - low).max())
+    axes.set(xlim=center[0] + np.array([-half, half]), ylim=center[1] + np.array([-half, half]))
 
 
 @styled

@@ -22,12 +22,13 @@ from vaeserve_training.report.style import (
     panel,
     styled,
 )
-from vaeserve_training.report.words import shaped
+from vaeserve_training.report.words import shaped, short
 
 # Units of a picture's coordinates.
 _BOX, _GAP = 36, 10
 _NARROWEST = 0.5
-_CHARACTERS = 44
+# Of a letter.
+_LETTER = 6.0
 # Evaluations of the first part of training lie so far off that they would flatten all others.
 _FLATTENED = 0.1
 
@@ -45,20 +46,21 @@ def architecture(stack: Stack, name: str) -> Picture:
     for index, (layer, share) in enumerate(zip(stack.layers, shares, strict=True)):
         _box(axes, layer, top=24 + index * (_BOX + _GAP), width=float(share) * (WIDTH - 8))
         if index:
-            axes.plot([WIDTH / 2] * 2, [24 + index * (_BOX + _GAP) - _GAP, 24 + index * (_BOX + _GAP)], color=MUTED)
+            axes.plot([WIDTH / 2] * 2, [24 + index * (_BOX + _GAP) - _GAP, 24 + index * (_BOX + _GAP)], "-", color=MUTED)
     said = "; ".join(f"{layer.what} {shaped(layer.shape)}" for layer in stack.layers)
     return picture(figure, name, alt=f"The layers of the {stack.name}, each with its shape: {said}.")
 
 
 def _box(axes: Axes, layer: Layer, *, top: float, width: float) -> None:
-    left, learned = (WIDTH - width) / 2, layer.parameters > 0
+    widest, learned = WIDTH - 8, layer.parameters > 0
+    what = short(layer.what, int(widest / _LETTER) - 2)
+    width = max(width, (len(what) + 2) * _LETTER)
+    left = (WIDTH - width) / 2
     box = FancyBboxPatch(
         (left, top), width, _BOX, boxstyle="round,pad=0,rounding_size=5",
         facecolor=NORMAL if learned else FAINT, alpha=0.16 if learned else 0.55, edgecolor="none",
     )  # fmt: skip
     axes.add_patch(box)
-    fits = max(12, int(_CHARACTERS * 1.15))
-    what = layer.what if len(layer.what) <= fits else f"{layer.what[: fits - 1]}…"
     shape = shaped(layer.shape) + (f"  ·  {layer.parameters:,} weights" if learned else "")
     axes.text(WIDTH / 2, top + 12, what, ha="center", va="center", size=10.5)
     axes.text(WIDTH / 2, top + 26, shape, ha="center", va="center", size=10, color=MUTED)

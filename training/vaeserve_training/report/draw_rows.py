@@ -15,6 +15,7 @@ from vaeserve_training.report.style import (
     SERIES,
     WIDTH,
     blank,
+    head,
     legend_above,
     panel,
     styled,
@@ -47,7 +48,7 @@ def reconstruction(row: Array, decoded: Array, scale: Scale, name: str, *, title
     axes.tick_params("y", length=0, labelcolor=INK)
     cut = f", cut at {FARTHEST:g}" if (np.abs(np.stack([known, decoded])[:, order]) > FARTHEST).any() else ""
     axes.set_xlabel(f"standard deviations{cut}")
-    axes.set_title(title, pad=24)
+    head(figure, title)
     legend_above(axes)
     said = "; ".join(f"{scale.names[index]} {row[index]:+.2g} and {decoded[index]:+.2g}" for index in order)
     return picture(figure, name, alt=f"{title}, input and reconstruction in {UNIT}: {said}.")
@@ -60,9 +61,9 @@ def way(path: Way, scale: Scale, name: str, *, title: str, label: str) -> Pictur
     order = np.argsort(-np.ptp(values, axis=0), kind="stable")[: len(SERIES)]
     figure, axes = panel(height=300)
     for index, colour, dash in zip(order, SERIES, DASHES, strict=False):
-        axes.plot(path.at, values[:, index], color=colour, linestyle=dash, label=short(scale.names[index], 20))
+        axes.plot(path.at, values[:, index], color=colour, linestyle=dash, label=short(scale.names[index], 14))
     axes.set(xlabel=label, ylabel="standard deviations", xlim=(path.at[0], path.at[-1]))
-    axes.set_title(title, pad=4 + 16 * -(-len(order) // 2))
+    head(figure, title)
     legend_above(axes)
     said = "; ".join(f"{scale.names[index]} from {values[0, index]:+.2g} to {values[-1, index]:+.2g}" for index in order)
     return picture(figure, name, alt=f"{title}: the decoded features that change most, in {UNIT}: {said}.")

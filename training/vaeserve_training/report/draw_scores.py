@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vaeserve_training.report.picture import Picture, picture
 from vaeserve_training.report.scoring import Coverage, Curves, Threshold
-from vaeserve_training.report.style import ANOMALOUS, FAINT, INK, MUTED, NORMAL, legend_above, nats, panel, styled
+from vaeserve_training.report.style import ANOMALOUS, FAINT, INK, MUTED, NORMAL, head, legend_above, nats, panel, styled
 from vaeserve_training.report.words import number, short
 
 Array = NDArray[np.float64]
@@ -25,20 +25,24 @@ def histogram(score: Array, anomalous: NDArray[np.bool_] | None, lines: Sequence
     edges = np.linspace(low, high, BINS + 1).tolist()
     clipped = np.clip(score, low, high)
     normal = "rows" if anomalous is None else "normal"
+    tallest = 0.0
     if (~labels).any():
-        axes.hist(clipped[~labels], edges, density=True, color=NORMAL, alpha=0.8, label=normal)
+        heights, *_ = axes.hist(clipped[~labels], edges, density=True, color=NORMAL, alpha=0.8, label=normal)
+        tallest = float(np.max(heights[:-1]))
     if labels.any():
-        axes.hist(
+        beyond = f", {(score[labels] > high).mean():.0%} beyond" if (score[labels] > high).any() else ""
+        heights, *_ = axes.hist(
             clipped[labels], edges, density=True, histtype="step", color=ANOMALOUS, hatch="////", linewidth=1.4,
-            label="anomalous",
+            label=f"anomalous{beyond}",
         )  # fmt: skip
+        tallest = max(tallest, float(np.max(heights[:-1])))
     for line, dash in zip(known, _DASHES, strict=False):
         axes.axvline(
             line.score or 0.0, color=INK, linewidth=1.2, linestyle=dash,
             label=f"{line.rate * 100:g} %: {number(line.score or 0.0)} nats",
         )  # fmt: skip
-    more = " (last bar: and above)" if score.max() > high else ""
-    axes.set(xlabel=f"{nats('score')}{more}", ylabel="density", xlim=(low, high))
+    more = ", last bar: and above" if score.max() > high else ""
+    axes.set(xlabel=f"{nats('score')}{more}", ylabel="density", xlim=(low, high), ylim=(0, 1.08 * tallest or None))
     axes.grid(visible=False, axis="x")
     legend_above(axes)
     said = "; ".join(f"{line.rate * 100:g} % at {number(line.score or 0.0)}" for line in known) or "none"
@@ -79,7 +83,7 @@ def roc(measured: Curves, name: str) -> Picture:
     figure, axes = panel(height=290)
     axes.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1.2, label="by chance")
     axes.plot(measured.false_positives, measured.true_positives, color=NORMAL, label=f"AUROC {measured.auroc:.3f}")
-    axes.set(xlabel="share of normal rows flagged", ylabel="share of anomalous rows flagged")
+    axes.set(xlabel="normal rows flagged, share", ylabel="anomalous rows flagged, share")
     axes.set(xlim=(0, 1), ylim=(0, 1.01))
     legend_above(axes)
     return picture(figure, name, alt=f"ROC curve; the area under it is {measured.auroc:.3f}, by chance 0.5.")
@@ -93,7 +97,7 @@ def precision_recall(measured: Curves, name: str) -> Picture:
     axes.plot(
         measured.recall, measured.precision, color=NORMAL, label=f"average precision {measured.average_precision:.3f}"
     )
-    axes.set(xlabel="share of anomalous rows found (recall)", ylabel="share of found that are (precision)")
+    axes.set(xlabel="recall", ylabel="precision")
     axes.set(xlim=(0, 1), ylim=(0, 1.01))
     legend_above(axes, columns=1)
     alt = f"Precision-recall curve; average precision {measured.average_precision:.3f}, by chance {measured.base:.3f}."
@@ -110,6 +114,7 @@ def excess_bars(excess: Array, features: Sequence[str], name: str, *, title: str
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.tick_params("y", length=0, labelcolor=INK)
-    axes.set(xlabel=nats("worse explained than usual"), title=title, xlim=(min(0.0, float(excess[order].min())), None))
+    head(figure, title)
+    axes.set(xlabel=nats("worse explained than usual"), xlim=(min(0.0, float(excess[order].min())), None))
     said = ", ".join(f"{features[index]} {excess[index]:+.3g}" for index in order)
     return picture(figure, name, alt=f"{title}: features by how much worse than usual they are explained, nats: {said}.")

@@ -3,16 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vaeserve.signature import MISSING
 from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_latents, draw_rows
 from vaeserve_training.report.decoding import SPAN, STEPS, Scale, Way, along, between, far_apart, samples
-from vaeserve_training.report.latents import Latents, most_active, principal
+from vaeserve_training.report.latents import most_active, principal
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
-from vaeserve_training.report.picture import Picture
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
-from vaeserve_training.report.words import counted, listed, number
+from vaeserve_training.report.words import counted, listed, number, value
 
 # Rows that are shown one by one, ways through the latent space, and samples.
 ROWS, TILES, WAYS, SAMPLES, LISTED_SAMPLES = 3, 6, 3, 500, 6
@@ -105,7 +103,7 @@ def _image_reconstructions(subject: Subject, shown: Shown) -> Figure:
         above = [f"{shown.score[row]:.0f} nats" for row in rows]
         alt = f"{title} over their reconstructions; scores {', '.join(above)}."
         pictures.append(draw_images.strips(strips, f"reconstructions-{key}", alt=alt, above=above))
-    caption = "Left, rows of about the median score; right, those with the highest. Over each its score."
+    caption = "First rows of about the median score, then those with the highest. Over each its score."
     return Figure("Inputs and their reconstructions", caption, tuple(pictures))
 
 
@@ -242,26 +240,19 @@ def _drawn_table(subject: Subject, shown: Shown | None, outputs: Arrays) -> list
     ]
     if shown and columns:
         parts.append(_ranges(subject, shown, outputs, columns))
-    names = [column.name for column in subject.signature.columns[:MOST_COLUMNS]]
-    rows = tuple(tuple(_values(subject, outputs, row, names)) for row in range(LISTED_SAMPLES))
-    parts.append(Table("The first samples", tuple(names), rows, _first(subject)))
+    listed_columns = subject.signature.columns[:MOST_COLUMNS]
+    rows = tuple(
+        tuple(value(subject.signature, outputs, row, column) for column in listed_columns)
+        for row in range(LISTED_SAMPLES)
+    )
+    header = tuple(column.name for column in listed_columns)
+    parts.append(Table("The first samples", header, rows, _first(subject)))
     return parts
 
 
 def _first(subject: Subject) -> str:
     hidden = len(subject.signature.columns) - MOST_COLUMNS
     return f"The first {MOST_COLUMNS} columns; {hidden:,} more are not listed." if hidden > 0 else ""
-
-
-def _values(subject: Subject, outputs: Arrays, row: int, names: list[str]) -> list[str]:
-    numbers = {column.name: index for index, column in enumerate(subject.signature.numeric_columns)}
-    codes = {column.name: index for index, column in enumerate(subject.signature.categorical_columns)}
-    return [
-        number(float(outputs["numeric"][row, numbers[name]]))
-        if name in numbers
-        else str(outputs["categorical"][row, codes[name]]) or MISSING
-        for name in names
-    ]
 
 
 def _ranges(subject: Subject, shown: Shown, outputs: Arrays, columns: list[int]) -> Figure:

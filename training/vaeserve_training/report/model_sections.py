@@ -107,7 +107,7 @@ def training(subject: Subject) -> Section:
     pictures = (
         draw_model.over_training(evaluations, {"elbo": "held-out ELBO"}, "elbo", title="ELBO", best=best),
         draw_model.over_training(
-            evaluations, {"log_likelihood": "held-out"}, "log-likelihood", title="reconstruction, log p(x|z)", best=best
+            evaluations, {"log_likelihood": "reconstruction"}, "log-likelihood", title="log p(x|z)", best=best
         ),
         draw_model.over_training(
             evaluations, {"kl": "KL(q || prior)", "mutual_information": "what z says of x"}, "kl", title="KL", best=best

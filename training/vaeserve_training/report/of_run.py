@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from vaeserve.scores import Bound, Calibration, RowStatus
 from vaeserve_training.data import Arrays, Dataset
 from vaeserve_training.ensemble import Ensemble
-from vaeserve_training.features import tensors_of
+from vaeserve_training.features import ImageFeatures, tensors_of
 from vaeserve_training.noise import sobol_normal
 from vaeserve_training.report.architecture import Layer, Stack, layers_of
 from vaeserve_training.report.subject import Subject, some_of
@@ -94,6 +94,7 @@ def subject_of(run: Run, rows: Dataset | None = None) -> Subject:
         rows=some_of(run.test() if rows is None else rows),
         rows_name="rows held out for the test" if rows is None else rows.name,
         evaluations=run.evaluations(),
+        held_out=record.test,
         best_step=int(record.best["step"]),
         masked=tuple(columns[index].name for index in vae.features.constant),
         absent={
@@ -106,8 +107,9 @@ def stacks(vae: VAE) -> tuple[Stack, Stack]:
     """Return the layers of a model's encoder and decoder, drawn from the modules themselves."""
     features, latent = vae.features, vae.latent_dim
     row = torch.zeros(1, features.width, device=features.takes_noise.device)
+    raw = features.shape if isinstance(features, ImageFeatures) else (features.count,)
     encoder = [
-        Layer("raw features", (features.count,)),
+        Layer("pixels" if isinstance(features, ImageFeatures) else "columns, raw", raw),
         Layer("scaled, one-hot, with masks" if features.width != features.count else "scaled", (features.width,)),
         *layers_of(vae.encoder, row),
         Layer("mean and log-variance of q(z|x)", (2, latent)),
@@ -146,6 +148,7 @@ def _design(ensemble: Ensemble) -> dict[str, str]:
     facts = {
         "latent space": counted(vae.latent_dim, "dimension"),
         "prior": "N(0, I) in training" + ("" if prior == "standard normal" else f"; rows are scored under {prior}"),
+        "posterior": _posterior(vae),
         "likelihood": ", ".join(vae.likelihoods).replace("_", " "),
         "nats are of": vae.density,
         "numbers learned": f"{sum(parameter.numel() for parameter in ensemble.parameters()):,}",
@@ -154,3 +157,12 @@ def _design(ensemble: Ensemble) -> dict[str, str]:
         best = f"{len(ensemble)} of one shape; drawn is number {ensemble.best}, counted from 0, which has the best"
         facts["members"] = f"{best} held-out bound, and encodes and decodes; a score is the mean of all"
     return facts
+
+
+def _posterior(vae: VAE) -> str:
+    if vae.point:
+        return "a point, the mean alone: an autoencoder, whose score is no bound"
+    said = "normal, independent dimensions"
+    if vae.score_sigma:
+        said += f"; rows are scored with a standard deviation of {vae.score_sigma:g} about its mean"
+    return said

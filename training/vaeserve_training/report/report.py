@@ -1,11 +1,13 @@
 """The page of a subject, section by section."""
 
+import numpy as np
+
 from vaeserve import __version__
 from vaeserve_training.report import latent_sections, model_sections, score_sections
 from vaeserve_training.report.page import Facts, Page
 from vaeserve_training.report.shown import Shown, show
 from vaeserve_training.report.subject import Subject
-from vaeserve_training.report.words import counted
+from vaeserve_training.report.words import counted, number
 
 
 def report(subject: Subject) -> Page:
@@ -36,13 +38,15 @@ def report(subject: Subject) -> Page:
 def _glance(subject: Subject, shown: Shown | None) -> dict[str, str]:
     """Return the few figures that a hurried reader takes away."""
     facts = {}
+    parts = [subject.held_out.get(name) for name in ("elbo", "log_likelihood", "kl")]
+    if None not in parts:
+        elbo, log_likelihood, kl = parts
+        facts["held-out ELBO"] = f"{elbo:.4g} nats = {log_likelihood:.4g} reconstruction - {kl:.4g} KL"
+    if "auroc" in subject.held_out:
+        facts["held-out AUROC"] = f"{subject.held_out['auroc']:.3f}"
     if shown:
-        normal = shown.normal
-        if normal.any():
-            facts["held-out ELBO"] = (
-                f"{shown.elbo[normal].mean():.4g} nats = {shown.log_likelihood[normal].mean():.4g} reconstruction "
-                f"- {shown.kl[normal].mean():.4g} KL, means over {counted(int(normal.sum()), 'normal row')}"
-            )
+        rows = shown.score[shown.typical]
+        facts["score"] = f"{number(float(np.median(rows)))} nats, the median of {counted(len(rows), 'normal row')}"
         active = int(shown.latents.active.sum())
         facts["latent dimensions"] = f"{active} of {subject.model.latent_dim} active"
     facts["calibrated on"] = counted(subject.calibration.rows, "row")

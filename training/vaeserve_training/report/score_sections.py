@@ -3,12 +3,13 @@
 import numpy as np
 
 from vaeserve.scores import Bound
+from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_scores
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
 from vaeserve_training.report.scoring import Threshold, coverage, curves, thresholds
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
-from vaeserve_training.report.words import counted, number
+from vaeserve_training.report.words import counted, number, value
 
 # Rows in the table of the most anomalous, those of them that are drawn, and features that are named.
 LISTED, DRAWN, TILES, NAMED = 10, 3, 6, 3
@@ -30,8 +31,8 @@ def scores(subject: Subject, shown: Shown | None) -> Section:
     if len(normal) >= FEWEST_CALIBRATED:
         pictures.append(_calibration(subject, normal))
         caption += (
-            " Right: a rate that is asked for against the share of normal rows that it flags; the line should stay in the "
-            "band. Below the diagonal too few are flagged, above it too many."
+            " The second picture has each rate that is asked for against the share of normal rows that it flags: the line should "
+            "stay in the band. Below the diagonal too few are flagged, above it too many."
         )
     parts: list[Part] = [Figure("Scores, thresholds and calibration", caption, tuple(pictures))]
     parts.append(_thresholds(shown, lines))
@@ -77,8 +78,8 @@ def detection(subject: Subject, shown: Shown | None) -> Section:
         how = "--label COLUMN names the column of labels, of the rows that --data gives."
         return Section("detection", "Detection", lead, (Note(f"{said} {how}"),))
     caption = (
-        "Left: the share of anomalous rows flagged against the share of normal ones, at every threshold. Right: of the "
-        "rows flagged, how many are anomalous. Curves in the upper corners are good; the dashed lines are chance."
+        "First the share of anomalous rows flagged against the share of normal ones, at every threshold; then, of the rows "
+        "flagged, how many are anomalous. Curves in the upper corners are good; the dashed lines are chance."
     )
     pictures = (draw_scores.roc(measured, "roc"), draw_scores.precision_recall(measured, "precision-recall"))
     facts = {
@@ -127,16 +128,27 @@ def _of_images(subject: Subject, shown: Shown) -> Figure:
 
 
 def _listed(subject: Subject, shown: Shown) -> Table:
-    features = subject.signature.features
+    chosen = shown.worst[:LISTED]
+    inputs, decoded = shown.inputs(chosen), subject.model.decode(shown.latents.mean[chosen].astype(np.float32))
     labels = ("label",) if shown.anomalous is not None else ()
     rows = []
-    for row in shown.worst[:LISTED]:
-        top = np.argsort(-shown.excess[row], kind="stable")[:NAMED]
-        named = "; ".join(f"{features[index]} {shown.excess[row, index]:+.3g}" for index in top)
+    for index, row in enumerate(chosen):
         label = ("anomalous" if shown.anomalous[row] else "normal",) if shown.anomalous is not None else ()
-        rows.append(
-            (f"{shown.positions[row]:,}", *label, number(shown.score[row]), f"{shown.p_value[row]:.3g}", number(shown.kl[row]),
-             named)
-        )  # fmt: skip
-    header = ("row", *labels, "score, nats", "p-value", "KL, nats", "features, nats worse than usual")
+        figures = number(shown.score[row]), f"{shown.p_value[row]:.3g}", number(shown.kl[row])
+        rows.append((f"{shown.positions[row]:,}", *label, *figures, _named(subject, shown, row, index, inputs, decoded)))
+    header = ("row", *labels, "score, nats", "p-value", "KL, nats", "features, by how many nats worse than usual")
     return Table("The highest scores", header, tuple(rows), "Rows are counted from 0 in the order of those shown.")
+
+
+def _named(subject: Subject, shown: Shown, row: int, index: int, inputs: Arrays, decoded: Arrays) -> str:
+    """Return a row's most surprising features, of a table with what they are and what the model expects."""
+    said = []
+    for feature in np.argsort(-shown.excess[row], kind="stable")[:NAMED]:
+        more = f"{shown.excess[row, feature]:+.3g}"
+        if subject.signature.columns:
+            column = subject.signature.columns[feature]
+            found, expected = (value(subject.signature, arrays, index, column) for arrays in (inputs, decoded))
+            said.append(f"{column.name} {more} ({found}, expected {expected})")
+        else:
+            said.append(f"{subject.signature.features[feature]} {more}")
+    return "; ".join(said)

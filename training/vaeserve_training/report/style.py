@@ -110,6 +110,11 @@ def nats(what: str) -> str:
     return f"{what} (nats)"
 
 
+def head(figure: Figure, title: str) -> None:
+    """Put a title over all else."""
+    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold")
+
+
 def legend_above(axes: Axes, *, columns: int = 2) -> None:
     """Put the legend over the axes, where it covers nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, frameon=False, borderaxespad=0.2)

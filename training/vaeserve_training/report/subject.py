@@ -51,7 +51,7 @@ class Subject:
     rows: to show the model on, at most `MOST_ROWS`, none of which trained it; None where there are none.
     golden: latents of synthetic rows, [rows, latent], to go between where there are no others.
     calibration: scores of held-out normal rows. evaluations: figures over training, an entry an evaluation, as a run
-    has them. masked: columns that had one value only. absent: what isn't on the page for want of something, and how
+    has them. held_out: means over normal rows that neither trained nor stopped it, nats. masked: columns that had one value only. absent: what isn't on the page for want of something, and how
     to get it, by section.
     """
 
@@ -69,6 +69,7 @@ class Subject:
     golden: NDArray[np.float32] | None = None
     evaluations: Sequence[Mapping[str, Any]] = ()
     best_step: int | None = None
+    held_out: Mapping[str, float] = field(default_factory=dict)
     masked: Sequence[str] = ()
     parity: Parity | None = None
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -1,9 +1,13 @@
 """Numbers and names as a page says them."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from vaeserve.printable import printable
-from vaeserve.signature import Signature
+from vaeserve.signature import Column, Signature
 
 # Of a name in a drawing; tables have it whole.
 LONGEST = 18
@@ -53,6 +57,16 @@ def taken(signature: Signature) -> dict[str, str]:
     if missing:
         facts["may be missing"] = listed(missing)
     return facts
+
+
+def value(signature: Signature, inputs: Mapping[str, NDArray[Any]], row: int, column: Column) -> str:
+    """Return what a row has in a column; of a decoded binary column, the probability of a 1."""
+    if column.kind == "categorical":
+        return printable(str(inputs["categorical"][row, signature.categorical_columns.index(column)])) or "missing"
+    found = float(inputs["numeric"][row, signature.numeric_columns.index(column)])
+    if math.isnan(found):
+        return "missing"
+    return f"{found:.2g}" if column.kind == "binary" and found > 0.005 else "0" if column.kind == "binary" else number(found)
 
 
 def versions(found: Mapping[str, str]) -> str:
