@@ -7,6 +7,7 @@ from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_latents, draw_rows
 from vaeserve_training.report.decoding import SPAN, STEPS, Scale, Way, along, between, far_apart, samples
 from vaeserve_training.report.latents import most_active, principal
+from vaeserve_training.report.absent import absent
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
@@ -22,7 +23,7 @@ def dimensions(subject: Subject, shown: Shown | None) -> Section:
     """Say which latent dimensions are used."""
     lead = "How much each dimension of the latent space says of a row; one that says nothing has collapsed onto the prior."
     if shown is None:
-        return Section("dimensions", "Latent dimensions", lead, _absent(subject, "latents"))
+        return Section("dimensions", "Latent dimensions", lead, absent(subject, "rows"))
     latents = shown.latents
     active = [f"z{index}" for index in latents.by_activity if latents.active[index]]
     collapsed = [f"z{index}" for index in latents.by_activity if not latents.active[index]]
@@ -56,7 +57,7 @@ def space(subject: Subject, shown: Shown | None) -> Section:
     """Draw the latent space in two dimensions."""
     lead = "Each row where the encoder puts it: the mean of its posterior."
     if shown is None:
-        return Section("space", "Latent space", lead, _absent(subject, "latents"))
+        return Section("space", "Latent space", lead, absent(subject, "rows"))
     if subject.model.latent_dim < 2:
         note = Note("The latent space has one dimension; where rows lie in it is drawn above.")
         return Section("space", "Latent space", lead, (note,))
@@ -80,7 +81,7 @@ def reconstructions(subject: Subject, shown: Shown | None) -> Section:
     """Show rows beside what the decoder makes of them."""
     lead = "A row goes in, what the model makes of it comes out. Normal rows should come back; what was never seen can't."
     if shown is None:
-        return Section("reconstructions", "Reconstructions", lead, _absent(subject, "latents"))
+        return Section("reconstructions", "Reconstructions", lead, absent(subject, "rows"))
     if not subject.signature.columns:
         return Section("reconstructions", "Reconstructions", lead, (_image_reconstructions(subject, shown),))
     return Section("reconstructions", "Reconstructions", lead, tuple(_table_reconstructions(subject, shown)))
@@ -266,9 +267,3 @@ def _ranges(subject: Subject, shown: Shown, outputs: Arrays, columns: list[int])
         + (f" The first {MOST_RANGES} of {len(columns):,} numbers." if len(columns) > MOST_RANGES else "")
     )
     return Figure("Draws from the prior", caption, tuple(pictures))
-
-
-def _absent(subject: Subject, section: str) -> tuple[Note, ...]:
-    return (Note(subject.absent[section]),) if section in subject.absent else ()
-
-

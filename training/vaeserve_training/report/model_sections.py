@@ -4,6 +4,7 @@ import numpy as np
 
 from vaeserve.signature import Column
 from vaeserve_training.report import draw_images, draw_model
+from vaeserve_training.report.absent import absent
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
@@ -102,7 +103,7 @@ def training(subject: Subject) -> Section:
     lead = "The bound on how well rows are explained, and its two parts, on rows that only told when to stop."
     evaluations = subject.evaluations
     if not evaluations:
-        return Section("training", "Training", lead, _absent(subject, "training"))
+        return Section("training", "Training", lead, absent(subject, "training"))
     best = subject.best_step
     pictures = (
         draw_model.over_training(evaluations, {"elbo": "held-out ELBO"}, "elbo", title="ELBO", best=best),
@@ -139,7 +140,7 @@ def provenance(subject: Subject) -> Section:
         )
         parts.append(Table("Parity of ONNX Runtime with PyTorch in double precision", ("output", "error"), rows, caption))
     else:
-        parts += _absent(subject, "parity")
+        parts += absent(subject, "parity")
     parts.append(Facts({name: value for name, value in subject.provenance.items() if value}))
     parts.append(_limits(subject))
     lead = "What it takes to make this model again, and what it doesn't promise."
@@ -157,7 +158,3 @@ def _limits(subject: Subject) -> Table:
         ("Samples", "Show what the decoder learned; they are no rows of anybody's, and no substitute for data."),
     )  # fmt: skip
     return Table("Limits of use", ("of", "what to know"), limits)
-
-
-def _absent(subject: Subject, section: str) -> tuple[Note, ...]:
-    return (Note(subject.absent[section]),) if section in subject.absent else ()

@@ -5,6 +5,7 @@ import numpy as np
 from vaeserve.scores import Bound
 from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_scores
+from vaeserve_training.report.absent import absent
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
 from vaeserve_training.report.scoring import Threshold, coverage, curves, thresholds
 from vaeserve_training.report.shown import Shown
@@ -36,8 +37,8 @@ def scores(subject: Subject, shown: Shown | None) -> Section:
         )
     parts: list[Part] = [Figure("Scores, thresholds and calibration", caption, tuple(pictures))]
     parts.append(_thresholds(shown, lines))
-    if shown is None and "latents" in subject.absent:
-        parts.append(Note(subject.absent["latents"]))
+    if shown is None:
+        parts += absent(subject, "rows")
     return Section("scores", "Scores and calibration", lead, tuple(parts))
 
 
@@ -94,8 +95,7 @@ def most_anomalous(subject: Subject, shown: Shown | None) -> Section:
     """Show the rows with the highest scores, and which features made them so."""
     lead = "The rows with the highest scores, and by how many nats each feature is worse explained than on normal rows."
     if shown is None:
-        absent = (Note(subject.absent["latents"]),) if "latents" in subject.absent else ()
-        return Section("anomalous", "The most anomalous rows", lead, absent)
+        return Section("anomalous", "The most anomalous rows", lead, absent(subject, "rows"))
     figure = _of_images(subject, shown) if not subject.signature.columns else _of_table(subject, shown)
     return Section("anomalous", "The most anomalous rows", lead, (figure, _listed(subject, shown)))
 
