@@ -63,8 +63,12 @@ def report(
     refuse_other(out)
     opened = Bundle.open(bundle)
     with console.status("drawing"):
-        rows = data and read_dataset(open_source(data), opened.manifest.signature, label=label, normal=normal)
-        page = page_of(subject_of(opened, rows or None))
+        rows = (
+            None
+            if data is None
+            else read_dataset(open_source(data), opened.manifest.signature, label=label, normal=normal)
+        )
+        page = page_of(subject_of(opened, rows))
     print(write(page, out))
 
 

@@ -18,8 +18,9 @@ from vaeserve_training.report.subject import Parity, Subject, some_of
 from vaeserve_training.report.words import counted, settings, taken, versions
 
 # ONNX's operators that a network's layers are made of, where one of their inputs is learned.
-LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "LayerNormalization", "MatMul"})
-_NO_ROWS = "A bundle holds no rows: give some, such as rows of the test, with --data ROWS, and --label COLUMN if labelled."
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "LayerNormalization"})
+_OF_ROWS = "latent dimensions and space, reconstructions, detection, the most anomalous rows"
+_NO_ROWS = "A bundle holds no rows: --data ROWS gives some, of the test for instance, and --label COLUMN their labels."
 
 
 class Graphs:
@@ -49,11 +50,11 @@ class Graphs:
 
 
 def subject_of(bundle: Bundle, rows: Dataset | None = None) -> Subject:
-    """Return a bundle as a subject, shown on `rows` where there are some. Raises BundleError for one that isn't whole."""
+    """Return a bundle as a subject, shown on `rows` if there are some; raises BundleError for one that isn't whole."""
     manifest, training = bundle.manifest, bundle.manifest.training
     return Subject(
         title=f"What {manifest.name}, version {bundle.version or 'none'}, learned of {training.data}",
-        lead="An exported variational autoencoder, seen by what its graphs compute in ONNX Runtime, as they are served.",
+        lead="An exported variational autoencoder, seen by what its graphs compute as they are served.",
         model=Graphs(bundle),
         signature=manifest.signature,
         calibration=bundle.calibration,
@@ -64,17 +65,15 @@ def subject_of(bundle: Bundle, rows: Dataset | None = None) -> Subject:
         },
         design=_design(bundle),
         provenance=_provenance(bundle),
-        architecture=tuple(_stack(bundle, name) for name in ("encoder", "decoder")),
+        architecture=(_encoder(bundle), _decoder(bundle)),
         rows=None if rows is None else some_of(rows),
         rows_name="" if rows is None else rows.name,
         golden=bundle.golden["latents"],
         held_out=training.held_out,
         masked=manifest.masked,
         parity=Parity(manifest.parity.errors, manifest.parity.rows, manifest.parity.tolerance),
-        absent={
-            "training": "A bundle doesn't hold how training went: vaeserve report RUN shows it for the run.",
-            "rows": _NO_ROWS,
-        },
+        absent={"training": "A bundle doesn't hold how it went: vaeserve report RUN shows it for the run."}
+        | ({_OF_ROWS: _NO_ROWS} if rows is None else {}),
     )
 
 
@@ -89,8 +88,8 @@ def _design(bundle: Bundle) -> dict[str, str]:
     }
     if manifest.members > 1:
         facts["members"] = (
-            f"{manifest.members}; number {manifest.best_member}, counted from 0, encodes and decodes; a score is the mean "
-            "of all"
+            f"{manifest.members}; number {manifest.best_member}, counted from 0, encodes and decodes; a score is the "
+            "mean of all"
         )
     return facts
 
@@ -113,28 +112,34 @@ def _provenance(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def _stack(bundle: Bundle, name: str) -> Stack:
-    """Return the layers of a graph, drawn from its own nodes and weights."""
-    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(bundle.graph(name)))  # type: ignore[arg-type]
-    takes = [Layer(value.name, _shape(value)) for value in model.graph.input]
-    gives = [
-        Layer(value.name, _shape(value)) for value in model.graph.output if value.name in ("mean", "log_variance", *_RAW)
-    ]
-    title = {"encoder": "encoder q(z|x)", "decoder": "decoder p(x|z)"}[name]
-    return Stack(title, [*takes, *_layers(model.graph), *gives])
+def _encoder(bundle: Bundle) -> Stack:
+    """Return the layers of the encoder's graph, drawn from its own nodes and weights."""
+    signature = bundle.manifest.signature
+    raw = (
+        ("columns, raw", (len(signature.columns),)) if signature.columns else ("pixels", signature.inputs[0].shape[1:])
+    )
+    gives = Layer("mean and log-variance of q(z|x)", (2, bundle.manifest.latent_dim))
+    return Stack("encoder q(z|x)", [Layer(*raw), *_layers(bundle.graph("encoder")), gives])
 
 
-_RAW = ("numeric", "categorical", "image")
+def _decoder(bundle: Bundle) -> Stack:
+    """Return the layers of the decoder's graph."""
+    likelihood = f"p(x|z): {', '.join(bundle.manifest.likelihoods).replace('_', ' ')}"
+    gives = Layer(likelihood, (bundle.manifest.features,))
+    return Stack(
+        "decoder p(x|z)", [Layer("z", (bundle.manifest.latent_dim,)), *_layers(bundle.graph("decoder")), gives]
+    )
 
 
-def _layers(graph: onnx.GraphProto) -> Iterator[Layer]:
-    """Yield the nodes that learned something, with what they give."""
+def _layers(content: bytes) -> Iterator[Layer]:
+    """Yield the nodes that a network's layers became, with the shapes and the numbers that they learned."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(content)).graph
     learned = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.output)}
     for node in graph.node:
         weights = sum(learned.get(name, 0) for name in node.input)
-        shape = shapes.get(node.output[0])
-        if node.op_type in LAYERS and weights and shape:
+        shape = shapes.get(node.output[0], ())
+        if node.op_type in LAYERS and weights and len(shape) in (1, 3) and min(shape) > 0:
             yield Layer(node.op_type, shape, weights)
 
 

@@ -90,9 +90,7 @@ def train(
         _say_run(run, console)
 
 
-def report(
-    path: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console
-) -> None:
+def report(path: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console) -> None:
     """Write the page of the run at `path` to the folder `out`, and print the page's path on stdout.
 
     Raises OperatorError, having written nothing, where `out` is something else, and as reading the run and `data` does.
@@ -105,8 +103,10 @@ def report(
     refuse_other(out)
     run = Run.open(path)
     with console.status("drawing"):
-        rows = data and read_dataset(open_source(data), run.record.signature, label=label, normal=normal)
-        page = page_of(subject_of(run, rows or None))
+        rows = (
+            None if data is None else read_dataset(open_source(data), run.record.signature, label=label, normal=normal)
+        )
+        page = page_of(subject_of(run, rows))
     print(write(page, out))
 
 

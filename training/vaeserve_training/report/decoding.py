@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 STEPS = 9
 # How far along an axis, in standard deviations of the prior.
 SPAN = 3.0
+# The largest that a column of bits can have: a rare bit would be many deviations away.
+LEAST_BINARY_SPREAD = 0.5
 
 
 class Way(NamedTuple):
@@ -90,6 +92,9 @@ class Scale:
         filled = np.where(known, values, 0)
         low, center, high = np.nanquantile(filled, (0.05, 0.5, 0.95), axis=0)
         spread = np.where(high > low, (high - low) / 3.29, np.nanstd(filled, axis=0))  # 3.29 deviations, of a normal
+        binary = [column.kind == "binary" for column in signature.numeric_columns]
+        least = np.where(binary, LEAST_BINARY_SPREAD, 0.0)
+        spread = np.maximum(spread, least)
         return cls(names, center, np.where(spread > 0, spread, 1.0))
 
     def __call__(self, inputs: Arrays) -> Array:

@@ -19,9 +19,7 @@ _WHITE = 255
 
 
 @styled
-def strips(
-    rows: Sequence[tuple[str, Images]], name: str, *, alt: str, above: Sequence[str] = ()
-) -> Picture:
+def strips(rows: Sequence[tuple[str, Images]], name: str, *, alt: str, above: Sequence[str] = ()) -> Picture:
     """Draw rows of images, each a name and colours [images, height, width, 3].
 
     above: what stands over each column.

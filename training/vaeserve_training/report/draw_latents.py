@@ -134,5 +134,3 @@ def marginal(latents: Latents, dimension: int, anomalous: NDArray[np.bool_] | No
         f"deviation {mean.std():.2g}."
     )
     return picture(figure, name, alt=alt)
-
-

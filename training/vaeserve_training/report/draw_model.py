@@ -46,7 +46,9 @@ def architecture(stack: Stack, name: str) -> Picture:
     for index, (layer, share) in enumerate(zip(stack.layers, shares, strict=True)):
         _box(axes, layer, top=24 + index * (_BOX + _GAP), width=float(share) * (WIDTH - 8))
         if index:
-            axes.plot([WIDTH / 2] * 2, [24 + index * (_BOX + _GAP) - _GAP, 24 + index * (_BOX + _GAP)], "-", color=MUTED)
+            axes.plot(
+                [WIDTH / 2] * 2, [24 + index * (_BOX + _GAP) - _GAP, 24 + index * (_BOX + _GAP)], "-", color=MUTED
+            )
     said = "; ".join(f"{layer.what} {shaped(layer.shape)}" for layer in stack.layers)
     return picture(figure, name, alt=f"The layers of the {stack.name}, each with its shape: {said}.")
 
@@ -112,5 +114,3 @@ def usage_over_training(evaluations: Sequence[Mapping[str, Any]], name: str, *, 
     legend_above(axes)
     alt = f"Active latent dimensions over training: {active[0]} at first, {active[-1]} of {latent_dim} in the end."
     return picture(figure, name, alt=alt)
-
-

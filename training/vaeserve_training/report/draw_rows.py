@@ -65,7 +65,9 @@ def way(path: Way, scale: Scale, name: str, *, title: str, label: str) -> Pictur
     axes.set(xlabel=label, ylabel="standard deviations", xlim=(path.at[0], path.at[-1]))
     head(figure, title)
     legend_above(axes)
-    said = "; ".join(f"{scale.names[index]} from {values[0, index]:+.2g} to {values[-1, index]:+.2g}" for index in order)
+    said = "; ".join(
+        f"{scale.names[index]} from {values[0, index]:+.2g} to {values[-1, index]:+.2g}" for index in order
+    )
     return picture(figure, name, alt=f"{title}: the decoded features that change most, in {UNIT}: {said}.")
 
 

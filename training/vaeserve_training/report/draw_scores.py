@@ -117,4 +117,6 @@ def excess_bars(excess: Array, features: Sequence[str], name: str, *, title: str
     head(figure, title)
     axes.set(xlabel=nats("worse explained than usual"), xlim=(min(0.0, float(excess[order].min())), None))
     said = ", ".join(f"{features[index]} {excess[index]:+.3g}" for index in order)
-    return picture(figure, name, alt=f"{title}: features by how much worse than usual they are explained, nats: {said}.")
+    return picture(
+        figure, name, alt=f"{title}: features by how much worse than usual they are explained, nats: {said}."
+    )

@@ -7,7 +7,6 @@ from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_latents, draw_rows
 from vaeserve_training.report.decoding import SPAN, STEPS, Scale, Way, along, between, far_apart, samples
 from vaeserve_training.report.latents import most_active, principal
-from vaeserve_training.report.absent import absent
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
@@ -19,11 +18,11 @@ MOST_RANGES = 12
 MOST_COLUMNS = 12
 
 
-def dimensions(subject: Subject, shown: Shown | None) -> Section:
+def dimensions(shown: Shown) -> Section:
     """Say which latent dimensions are used."""
-    lead = "How much each dimension of the latent space says of a row; one that says nothing has collapsed onto the prior."
-    if shown is None:
-        return Section("dimensions", "Latent dimensions", lead, absent(subject, "rows"))
+    lead = (
+        "How much each dimension of the latent space says of a row; one that says nothing has collapsed onto the prior."
+    )
     latents = shown.latents
     active = [f"z{index}" for index in latents.by_activity if latents.active[index]]
     collapsed = [f"z{index}" for index in latents.by_activity if not latents.active[index]]
@@ -47,22 +46,24 @@ def dimensions(subject: Subject, shown: Shown | None) -> Section:
     parts: list[Part] = [Facts(facts), figure]
     if not active:
         parts.append(
-            Note("Posterior collapse: no dimension says anything of a row, so every row is explained alike. Train with a "
-                 "lower objective.beta, a longer objective.kl_warmup or objective.free_bits = 0.1.")
-        )  # fmt: skip
+            Note(
+                "Posterior collapse: no dimension says anything of a row, so every row is explained alike. Train with a "
+                "lower objective.beta, a longer objective.kl_warmup or objective.free_bits = 0.1."
+            )
+        )
     return Section("dimensions", "Latent dimensions", lead, tuple(parts))
 
 
-def space(subject: Subject, shown: Shown | None) -> Section:
+def space(shown: Shown) -> Section:
     """Draw the latent space in two dimensions."""
     lead = "Each row where the encoder puts it: the mean of its posterior."
-    if shown is None:
-        return Section("space", "Latent space", lead, absent(subject, "rows"))
-    if subject.model.latent_dim < 2:
+    if shown.latents.mean.shape[1] < 2:
         note = Note("The latent space has one dimension; where rows lie in it is drawn above.")
         return Section("space", "Latent space", lead, (note,))
     pictures = (
-        draw_latents.scatter(most_active(shown.latents), shown.anomalous, "most-active", title="Most active dimensions"),
+        draw_latents.scatter(
+            most_active(shown.latents), shown.anomalous, "most-active", title="Most active dimensions"
+        ),
         draw_latents.scatter(principal(shown.latents), shown.anomalous, "principal", title="Principal components"),
     )
     caption = (
@@ -77,11 +78,11 @@ def space(subject: Subject, shown: Shown | None) -> Section:
     return Section("space", "Latent space", lead, (*some, figure))
 
 
-def reconstructions(subject: Subject, shown: Shown | None) -> Section:
+def reconstructions(subject: Subject, shown: Shown) -> Section:
     """Show rows beside what the decoder makes of them."""
-    lead = "A row goes in, what the model makes of it comes out. Normal rows should come back; what was never seen can't."
-    if shown is None:
-        return Section("reconstructions", "Reconstructions", lead, absent(subject, "rows"))
+    lead = (
+        "A row goes in, what the model makes of it comes out. Normal rows should come back; what was never seen can't."
+    )
     if not subject.signature.columns:
         return Section("reconstructions", "Reconstructions", lead, (_image_reconstructions(subject, shown),))
     return Section("reconstructions", "Reconstructions", lead, tuple(_table_reconstructions(subject, shown)))
@@ -136,8 +137,8 @@ def _table_reconstructions(subject: Subject, shown: Shown) -> list[Part]:
             for index, (what, row) in enumerate(rows)
         )  # fmt: skip
         caption = (
-            "The values in which each row is farthest from the usual, and what the model gives back. Bars of one length "
-            "mean that the model expects what it sees."
+            "The values in which each row is farthest from the usual, and what the model gives back. Bars of one "
+            "length mean that the model expects what it sees."
         )
         parts.append(Figure("Inputs and their reconstructions", caption, pictures))
     if subject.signature.categorical_columns:
@@ -159,8 +160,8 @@ def _categories(subject: Subject, inputs: Arrays, decoded: Arrays, names: list[s
 def interpolations(subject: Subject, shown: Shown | None) -> Section:
     """Walk between rows and along axes."""
     lead = (
-        "The decoder along straight lines. A latent space that is put to use changes smoothly: half way between two rows "
-        "lies something like both, not a jump nor noise."
+        "The decoder along straight lines. A latent space that is put to use changes smoothly: half way between two "
+        "rows lies something like both, not a jump nor noise."
     )
     ends, names = _ends(subject, shown)
     ways = between(subject.model, ends, names=names) if len(ends) > 1 else []
@@ -171,11 +172,13 @@ def interpolations(subject: Subject, shown: Shown | None) -> Section:
         caption = "From one row's latents to another's; " + (
             "typical rows that lie far apart." if shown else "synthetic rows of the bundle, for it has no others."
         )
-        parts.append(_walked(subject, shown, ways, "Between rows", caption, key="between", label="from one row to the other"))
+        parts.append(
+            _walked(subject, shown, ways, "Between rows", caption, key="between", label="from one row to the other")
+        )
     kind = "most active" if shown else "first"
     caption = (
-        f"One of the {kind} dimensions goes from {-SPAN:g} to {SPAN:g}, where the prior has nearly all its mass, while the "
-        "others stay at 0. What changes is what the dimension stands for."
+        f"One of the {kind} dimensions goes from {-SPAN:g} to {SPAN:g}, where the prior has nearly all its mass, while "
+        "the others stay at 0. What changes is what the dimension stands for."
     )
     parts.append(_walked(subject, shown, axes, "Along latent axes", caption, key="along", label="latent"))
     return Section("interpolations", "Interpolations", lead, tuple(parts))
@@ -207,17 +210,13 @@ def _walked(
             for step in range(0, STEPS, 2)
         )
         return Table(title, header, cells, caption)
-    scale = _scale(subject, shown, ways[0].outputs)
+    scale = Scale.of(subject.signature, shown.rows.inputs if shown else samples(subject.model, SAMPLES))
     pictures = tuple(
         draw_rows.way(way, scale, f"{key}-{index}", title=way.name, label=way.name if label == "latent" else label)
         for index, way in enumerate(ways)
     )
     said = " Drawn are the numbers that change most, in standard deviations from the median."
     return Figure(title, caption + said, pictures)
-
-
-def _scale(subject: Subject, shown: Shown | None, otherwise: Arrays) -> Scale:
-    return Scale.of(subject.signature, shown.rows.inputs if shown else otherwise)
 
 
 def drawn(subject: Subject, shown: Shown | None) -> Section:

@@ -1,11 +1,12 @@
 """What a page says of the data, of the model, of its training and of where it came from."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vaeserve.signature import Column
 from vaeserve_training.report import draw_images, draw_model
-from vaeserve_training.report.absent import absent
-from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
+from vaeserve_training.report.page import Facts, Figure, Part, Section, Table
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
 from vaeserve_training.report.words import counted, number
@@ -41,24 +42,29 @@ def _labels(subject: Subject, shown: Shown | None) -> dict[str, str]:
 
 def _images(shown: Shown) -> Figure:
     rows = []
-    for name, mask in (("normal" if shown.anomalous is not None else "rows", shown.normal), ("anomalous", ~shown.normal)):
+    for name, mask in (
+        ("normal" if shown.anomalous is not None else "rows", shown.normal),
+        ("anomalous", ~shown.normal),
+    ):
         chosen = np.flatnonzero(mask)[:TILES]
         if len(chosen):
             rows.append((name, draw_images.colours_of(shown.inputs(chosen)["image"])))
-    strip = draw_images.strips(rows, "data", alt="Some of the images: " + ", then ".join(name for name, _ in rows) + ".")
+    strip = draw_images.strips(
+        rows, "data", alt="Some of the images: " + ", then ".join(name for name, _ in rows) + "."
+    )
     return Figure("Some rows", "The first of each kind, as they are.", (strip,))
 
 
 def _columns(subject: Subject, shown: Shown | None) -> Table:
     columns = subject.signature.columns
-    rows = tuple(_column(subject, shown, index, column) for index, column in enumerate(columns[:MOST_COLUMNS]))
+    rows = tuple(_column(subject, shown, column) for column in columns[:MOST_COLUMNS])
     header = ("column", "kind", "values", "missing")
     hidden = len(columns) - MOST_COLUMNS
     caption = f"The first {MOST_COLUMNS}; {hidden:,} more are not listed." if hidden > 0 else ""
     return Table("Columns", header, rows, caption)
 
 
-def _column(subject: Subject, shown: Shown | None, index: int, column: Column) -> tuple[str, str, str, str]:
+def _column(subject: Subject, shown: Shown | None, column: Column) -> tuple[str, str, str, str]:
     missing = "may be" if column.nullable else "no"
     if column.name in subject.masked:
         return column.name, column.kind, "one value in training; neither seen nor scored", missing
@@ -89,8 +95,8 @@ def architecture(subject: Subject) -> Section:
         draw_model.architecture(stack, name) for stack, name in ((encoder, "encoder"), (decoder, "decoder"))
     )
     caption = (
-        "Read each from above. The encoder turns a row into a distribution of a few latent numbers; a draw from it goes "
-        "into the decoder, which says how likely each value of the row is. A box is as wide as it has numbers, on a "
+        "Read each from above. The encoder turns a row into a distribution of a few latent numbers; a draw from it "
+        "goes into the decoder, which says how likely each value of the row is. A box is as wide as it has numbers, on a "
         "logarithmic scale; the blue ones learn."
     )
     figure = Figure("The layers and the shape of a row behind each", caption, pictures)
@@ -101,10 +107,7 @@ def architecture(subject: Subject) -> Section:
 def training(subject: Subject) -> Section:
     """Draw what training reached, evaluation by evaluation."""
     lead = "The bound on how well rows are explained, and its two parts, on rows that only told when to stop."
-    evaluations = subject.evaluations
-    if not evaluations:
-        return Section("training", "Training", lead, absent(subject, "training"))
-    best = subject.best_step
+    evaluations, best = subject.evaluations, subject.best_step
     pictures = (
         draw_model.over_training(evaluations, {"elbo": "held-out ELBO"}, "elbo", title="ELBO", best=best),
         draw_model.over_training(
@@ -135,12 +138,12 @@ def provenance(subject: Subject) -> Section:
         parity = subject.parity
         rows = tuple((output, f"{error:.1e}") for output, error in parity.errors.items())
         caption = (
-            f"The largest |a - b| / max(1, |b|) on {counted(parity.rows, 'held-out row')}; the export refuses more than "
-            f"{parity.tolerance:g}."
+            f"The largest |a - b| / max(1, |b|) on {counted(parity.rows, 'held-out row')}; the export refuses more "
+            f"than {parity.tolerance:g}."
         )
-        parts.append(Table("Parity of ONNX Runtime with PyTorch in double precision", ("output", "error"), rows, caption))
-    else:
-        parts += absent(subject, "parity")
+        parts.append(
+            Table("Parity of ONNX Runtime with PyTorch in double precision", ("output", "error"), rows, caption)
+        )
     parts.append(Facts({name: value for name, value in subject.provenance.items() if value}))
     parts.append(_limits(subject))
     lead = "What it takes to make this model again, and what it doesn't promise."
@@ -150,7 +153,7 @@ def provenance(subject: Subject) -> Section:
 def _limits(subject: Subject) -> Table:
     rate = 1 / (subject.calibration.rows + 1)
     limits = (
-        ("What normal means", "Rows like those it was trained on, drift included: when they change, calibrate or train anew."),
+        ("What normal means", "Rows like those it was trained on; when they drift, calibrate or train anew."),
         ("P-values", f"Hold on average over calibrations, for rows exchangeable with the {subject.calibration.rows:,} "
          f"that calibrated; no rate below {rate:.2g} is supported."),
         ("Features", "Their shares of a score are where a row is badly explained, not what caused it."),
@@ -158,3 +161,12 @@ def _limits(subject: Subject) -> Table:
         ("Samples", "Show what the decoder learned; they are no rows of anybody's, and no substitute for data."),
     )  # fmt: skip
     return Table("Limits of use", ("of", "what to know"), limits)
+
+
+def absent(found: Mapping[str, str]) -> Section | None:
+    """Say what isn't on the page, and how to get it; None where all of it is."""
+    if not found:
+        return None
+    rows = tuple(found.items())
+    lead = "What this page can't show for want of something, and how to see it."
+    return Section("absent", "Not on this page", lead, (Table("How to get it", ("what", "how"), rows),))

@@ -98,7 +98,7 @@ def subject_of(run: Run, rows: Dataset | None = None) -> Subject:
         best_step=int(record.best["step"]),
         masked=tuple(columns[index].name for index in vae.features.constant),
         absent={
-            "parity": "Parity is measured as a run becomes a bundle: vaeserve export, and then a report of the bundle."
+            "parity with PyTorch": "Measured as a run becomes a bundle: vaeserve export, then a report of the bundle."
         },
     )
 

@@ -1,10 +1,12 @@
 """The page of a subject, section by section."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from vaeserve import __version__
 from vaeserve_training.report import latent_sections, model_sections, score_sections
-from vaeserve_training.report.page import Facts, Page
+from vaeserve_training.report.page import Facts, Page, Section
 from vaeserve_training.report.shown import Shown, show
 from vaeserve_training.report.subject import Subject
 from vaeserve_training.report.words import counted, number
@@ -17,22 +19,38 @@ def report(subject: Subject) -> Page:
         title=subject.title,
         lead=subject.lead,
         facts=Facts(_glance(subject, shown)),
-        sections=(
-            model_sections.data(subject, shown),
-            model_sections.architecture(subject),
-            model_sections.training(subject),
-            latent_sections.dimensions(subject, shown),
-            latent_sections.space(subject, shown),
-            latent_sections.reconstructions(subject, shown),
-            latent_sections.interpolations(subject, shown),
-            latent_sections.drawn(subject, shown),
-            score_sections.scores(subject, shown),
-            score_sections.detection(subject, shown),
-            score_sections.most_anomalous(subject, shown),
-            model_sections.provenance(subject),
-        ),
+        sections=tuple(section for section in _sections(subject, shown) if section is not None),
         made=f"Made by vaeserve {__version__}; log-likelihoods, bounds and KL are in nats.",
     )
+
+
+def _sections(subject: Subject, shown: Shown | None) -> Iterator[Section | None]:
+    """Yield the sections in order; what takes rows or labels only where there are some."""
+    yield model_sections.data(subject, shown)
+    yield model_sections.architecture(subject)
+    if subject.evaluations:
+        yield model_sections.training(subject)
+    if shown:
+        yield latent_sections.dimensions(shown)
+        yield latent_sections.space(shown)
+        yield latent_sections.reconstructions(subject, shown)
+    yield latent_sections.interpolations(subject, shown)
+    yield latent_sections.drawn(subject, shown)
+    yield score_sections.scores(subject, shown)
+    if shown:
+        yield score_sections.detection(shown)
+        yield score_sections.most_anomalous(subject, shown)
+    yield model_sections.provenance(subject)
+    yield model_sections.absent(_absent(subject, shown))
+
+
+def _absent(subject: Subject, shown: Shown | None) -> dict[str, str]:
+    absent = dict(subject.absent)
+    if shown is None and subject.rows is not None:
+        absent["latent space, reconstructions"] = "None of the rows can be scored; --data ROWS names others."
+    elif shown is not None and (shown.anomalous is None or shown.anomalous.all() or not shown.anomalous.any()):
+        absent["ROC, precision and recall"] = "They take labels of both kinds: --data ROWS --label COLUMN."
+    return absent
 
 
 def _glance(subject: Subject, shown: Shown | None) -> dict[str, str]:

@@ -5,8 +5,8 @@ import numpy as np
 from vaeserve.scores import Bound
 from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_scores
-from vaeserve_training.report.absent import absent
-from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
+from vaeserve_training.report.page import Facts, Figure, Part, Section, Table
+from vaeserve_training.report.picture import Picture
 from vaeserve_training.report.scoring import Threshold, coverage, curves, thresholds
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
@@ -20,7 +20,9 @@ FEWEST_CALIBRATED = 5
 
 def scores(subject: Subject, shown: Shown | None) -> Section:
     """Draw the scores with thresholds, and how p-values hold."""
-    lead = "The score is minus the ELBO, in nats: higher is more anomalous. Thresholds come from rows held out for that."
+    lead = (
+        "The score is minus the ELBO, in nats: higher is more anomalous. Thresholds come from rows held out for that."
+    )
     lines = thresholds(subject.calibration)
     of_calibration = subject.calibration.scores[Bound.ELBO].astype(np.float64)
     score, anomalous = (shown.score, shown.anomalous) if shown else (of_calibration, None)
@@ -32,17 +34,15 @@ def scores(subject: Subject, shown: Shown | None) -> Section:
     if len(normal) >= FEWEST_CALIBRATED:
         pictures.append(_calibration(subject, normal))
         caption += (
-            " The second picture has each rate that is asked for against the share of normal rows that it flags: the line should "
-            "stay in the band. Below the diagonal too few are flagged, above it too many."
+            " The second picture has each rate that is asked for against the share of normal rows that it flags: "
+            "the line should stay in the band. Below the diagonal too few are flagged, above it too many."
         )
     parts: list[Part] = [Figure("Scores, thresholds and calibration", caption, tuple(pictures))]
     parts.append(_thresholds(shown, lines))
-    if shown is None:
-        parts += absent(subject, "rows")
     return Section("scores", "Scores and calibration", lead, tuple(parts))
 
 
-def _calibration(subject: Subject, p_values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> draw_scores.Picture:
+def _calibration(subject: Subject, p_values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Picture:
     measured = coverage(p_values, calibration_rows=subject.calibration.rows)
     return draw_scores.calibration(measured, "calibration", rows=len(p_values))
 
@@ -70,17 +70,15 @@ def _has_anomalous(shown: Shown) -> bool:
     return shown.anomalous is not None and bool(shown.anomalous.any())
 
 
-def detection(subject: Subject, shown: Shown | None) -> Section:
-    """Draw how well labels are told apart."""
+def detection(shown: Shown) -> Section | None:
+    """Draw how well labels are told apart; None where there aren't both kinds."""
     lead = "How well the score puts anomalous rows before normal ones. Labels were used for this alone."
-    measured = curves(shown.score, shown.anomalous) if shown and shown.anomalous is not None else None
-    if measured is None or shown is None:
-        said = "These rows have no labels of both kinds, so there is nothing to tell apart."
-        how = "--label COLUMN names the column of labels, of the rows that --data gives."
-        return Section("detection", "Detection", lead, (Note(f"{said} {how}"),))
+    measured = None if shown.anomalous is None else curves(shown.score, shown.anomalous)
+    if measured is None:
+        return None
     caption = (
-        "First the share of anomalous rows flagged against the share of normal ones, at every threshold; then, of the rows "
-        "flagged, how many are anomalous. Curves in the upper corners are good; the dashed lines are chance."
+        "First the share of anomalous rows flagged against the share of normal ones, at every threshold; then, of the "
+        "rows flagged, how many are anomalous. Curves in the upper corners are good; the dashed lines are chance."
     )
     pictures = (draw_scores.roc(measured, "roc"), draw_scores.precision_recall(measured, "precision-recall"))
     facts = {
@@ -88,14 +86,14 @@ def detection(subject: Subject, shown: Shown | None) -> Section:
         "average precision": f"{measured.average_precision:.4f}",
         "rows": f"{counted(len(shown.rows), 'row')}, {measured.base:.1%} of them anomalous",
     }
-    return Section("detection", "Detection", lead, (Facts(facts), Figure("ROC and precision-recall", caption, pictures)))
+    return Section(
+        "detection", "Detection", lead, (Facts(facts), Figure("ROC and precision-recall", caption, pictures))
+    )
 
 
-def most_anomalous(subject: Subject, shown: Shown | None) -> Section:
+def most_anomalous(subject: Subject, shown: Shown) -> Section:
     """Show the rows with the highest scores, and which features made them so."""
     lead = "The rows with the highest scores, and by how many nats each feature is worse explained than on normal rows."
-    if shown is None:
-        return Section("anomalous", "The most anomalous rows", lead, absent(subject, "rows"))
     figure = _of_images(subject, shown) if not subject.signature.columns else _of_table(subject, shown)
     return Section("anomalous", "The most anomalous rows", lead, (figure, _listed(subject, shown)))
 
@@ -104,7 +102,8 @@ def _of_table(subject: Subject, shown: Shown) -> Figure:
     features = subject.signature.features
     pictures = tuple(
         draw_scores.excess_bars(
-            shown.excess[row], features, f"anomalous-{rank}", title=f"Row {shown.positions[row]:,}: {number(shown.score[row])} nats"
+            shown.excess[row], features, f"anomalous-{rank}",
+            title=f"Row {shown.positions[row]:,}: {number(shown.score[row])} nats",
         )
         for rank, row in enumerate(shown.worst[:DRAWN])
     )  # fmt: skip
@@ -135,7 +134,9 @@ def _listed(subject: Subject, shown: Shown) -> Table:
     for index, row in enumerate(chosen):
         label = ("anomalous" if shown.anomalous[row] else "normal",) if shown.anomalous is not None else ()
         figures = number(shown.score[row]), f"{shown.p_value[row]:.3g}", number(shown.kl[row])
-        rows.append((f"{shown.positions[row]:,}", *label, *figures, _named(subject, shown, row, index, inputs, decoded)))
+        rows.append(
+            (f"{shown.positions[row]:,}", *label, *figures, _named(subject, shown, row, index, inputs, decoded))
+        )
     header = ("row", *labels, "score, nats", "p-value", "KL, nats", "features, by how many nats worse than usual")
     return Table("The highest scores", header, tuple(rows), "Rows are counted from 0 in the order of those shown.")
 

@@ -19,7 +19,7 @@ PLOTTED_RATES = 60
 
 
 class Threshold(NamedTuple):
-    """The score, in nats, above which at most `rate` of normal rows are expected; None, and why, where none is known."""
+    """The score, nats, above which at most `rate` of normal rows are expected; None, and why, if none is known."""
 
     rate: float
     score: float | None
@@ -67,7 +67,7 @@ def coverage(p_values: Array, *, calibration_rows: int) -> Coverage:
 
 
 class Curves(NamedTuple):
-    """How well the score tells anomalous rows: ROC and precision-recall curves, their areas, and the anomalous share."""
+    """How well the score tells anomalous rows: ROC, precision-recall, their areas, and the anomalous share."""
 
     false_positives: Array
     true_positives: Array

@@ -100,7 +100,7 @@ def panel(*, height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, Axes
 
 
 def blank(*, height: float = HEIGHT, width: float = WIDTH, arranged: bool = True) -> Figure:
-    """Return a figure of a size in CSS pixels, without axes; those that come are arranged, or stay where they are put."""
+    """Return a figure of a size in CSS pixels, without axes; those to come are arranged, or stay as they are put."""
     size = width / UNITS_PER_INCH, height / UNITS_PER_INCH
     return Figure(figsize=size, layout="constrained" if arranged else None)
 

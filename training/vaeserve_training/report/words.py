@@ -66,7 +66,13 @@ def value(signature: Signature, inputs: Mapping[str, NDArray[Any]], row: int, co
     found = float(inputs["numeric"][row, signature.numeric_columns.index(column)])
     if math.isnan(found):
         return "missing"
-    return f"{found:.2g}" if column.kind == "binary" and found > 0.005 else "0" if column.kind == "binary" else number(found)
+    return (
+        f"{found:.2g}"
+        if column.kind == "binary" and found > 0.005
+        else "0"
+        if column.kind == "binary"
+        else number(found)
+    )
 
 
 def versions(found: Mapping[str, str]) -> str:
