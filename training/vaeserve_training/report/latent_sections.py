@@ -47,8 +47,8 @@ def dimensions(shown: Shown) -> Section:
     if not active:
         parts.append(
             Note(
-                "Posterior collapse: no dimension says anything of a row, so every row is explained alike. Train with a "
-                "lower objective.beta, a longer objective.kl_warmup or objective.free_bits = 0.1."
+                "Posterior collapse: no dimension says anything of a row, so every row is explained alike. Train with "
+                "a lower objective.beta, a longer objective.kl_warmup or objective.free_bits = 0.1."
             )
         )
     return Section("dimensions", "Latent dimensions", lead, tuple(parts))

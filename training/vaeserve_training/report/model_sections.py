@@ -96,8 +96,8 @@ def architecture(subject: Subject) -> Section:
     )
     caption = (
         "Read each from above. The encoder turns a row into a distribution of a few latent numbers; a draw from it "
-        "goes into the decoder, which says how likely each value of the row is. A box is as wide as it has numbers, on a "
-        "logarithmic scale; the blue ones learn."
+        "goes into the decoder, which says how likely each value of the row is. A box is as wide as it has numbers, on "
+        "a logarithmic scale; the blue ones learn."
     )
     figure = Figure("The layers and the shape of a row behind each", caption, pictures)
     lead = "A bottleneck between two networks: what doesn't fit through it can't be explained, and so is surprising."

@@ -47,7 +47,7 @@ def _sections(subject: Subject, shown: Shown | None) -> Iterator[Section | None]
 def _absent(subject: Subject, shown: Shown | None) -> dict[str, str]:
     absent = dict(subject.absent)
     if shown is None and subject.rows is not None:
-        absent["latent space, reconstructions"] = "None of the rows can be scored; --data ROWS names others."
+        absent["latent space, reconstructions"] = "No row can be scored; --data ROWS names others."
     elif shown is not None and (shown.anomalous is None or shown.anomalous.all() or not shown.anomalous.any()):
         absent["ROC, precision and recall"] = "They take labels of both kinds: --data ROWS --label COLUMN."
     return absent

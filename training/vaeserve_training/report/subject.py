@@ -48,11 +48,11 @@ class Parity(NamedTuple):
 class Subject:
     """What a report is of.
 
-    rows: to show the model on, at most `MOST_ROWS`, none of which trained it; None where there are none. golden: latents
-    of synthetic rows, [rows, latent], to go between where there are no others. calibration: scores of held-out normal
-    rows. evaluations: figures over training, an entry an evaluation, as a run has them. held_out: means over normal rows
-    that neither trained nor stopped it, nats. masked: columns that had one value only. absent: what isn't known, and
-    how to get it.
+    rows: to show the model on, at most `MOST_ROWS`, none of which trained it; None where there are none. golden:
+    latents of synthetic rows, [rows, latent], to go between where there are no others. calibration: scores of held-out
+    normal rows. evaluations: figures over training, an entry an evaluation, as a run has them. held_out: means over
+    normal rows that neither trained nor stopped it, nats. masked: columns that had one value only. absent: what isn't
+    known, and how to get it.
     """
 
     title: str
