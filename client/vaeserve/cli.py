@@ -222,6 +222,27 @@ def export(
 
 
 @app.command()
+def report(
+    path: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="The folder of a run or of a bundle.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to, new or with an older report.")] = Path("report"),
+    data: Annotated[str | None, typer.Option("--data", help="Rows to show it on; a run has some of its own.")] = None,
+    label: Label = None,
+    normal: Normal = None,
+) -> None:
+    """Draw what a model learned as one HTML page and its pictures, and print the page's path."""
+    if (path / "manifest.json").exists():
+        with component("export"):
+            from vaeserve_export import command as of_bundle
+
+            of_bundle.report(path, out, data=data, label=label, normal=normal, console=console)  # which loads PyTorch
+        return
+    with component("train"):
+        from vaeserve_training import command as of_run
+
+        of_run.report(path, out, data=data, label=label, normal=normal, console=console)
+
+
+@app.command()
 def serve(
     repository: Annotated[Path | None, typer.Option(help="The folder of bundles, NAME/VERSION/.")] = None,
     config: ConfigFile = None,

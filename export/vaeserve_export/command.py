@@ -1,4 +1,4 @@
-"""`vaeserve export`, `verify`, `calibrate` and `compare`: from a run to a bundle, and what comes after."""
+"""`vaeserve export`, `report`, `verify`, `calibrate` and `compare`: from a run to a bundle, and what comes after."""
 
 import json
 from dataclasses import asdict
@@ -45,6 +45,31 @@ def export(
         f"calibrated on {manifest.calibration.rows} rows; a row is anomalous at p <= {manifest.false_positive_rate:g}"
     )
     print(bundle.path)
+
+
+def report(
+    bundle: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console
+) -> None:
+    """Write the page of the bundle at `bundle` to the folder `out`, and print the page's path on stdout.
+
+    Raises OperatorError, having written nothing, where `out` is something else, and as reading bundle and `data` does.
+    """
+    # Here, for nothing else draws.
+    from vaeserve_export.of_bundle import subject_of
+    from vaeserve_training.data import read_dataset
+    from vaeserve_training.report.page import refuse_other, write
+    from vaeserve_training.report.report import report as page_of
+
+    refuse_other(out)
+    opened = Bundle.open(bundle)
+    with console.status("drawing"):
+        rows = (
+            None
+            if data is None
+            else read_dataset(open_source(data), opened.manifest.signature, label=label, normal=normal)
+        )
+        page = page_of(subject_of(opened, rows))
+    print(write(page, out))
 
 
 def verify(bundle: Path, *, device: str, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`vaeserve train` and `vaeserve evaluate`: from a source to a run, and from a run to figures, said as it goes."""
+"""`vaeserve train`, `evaluate` and `report`: from a source to a run, and from a run to figures, said as it goes."""
 
 import hashlib
 import json
@@ -86,6 +86,26 @@ def train(
         print(json.dumps({"run": str(out), **run.record.test, "warnings": trained.warnings}))
     else:
         _say_run(run, console)
+
+
+def report(path: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console) -> None:
+    """Write the page of the run at `path` to the folder `out`, and print the page's path on stdout.
+
+    Raises OperatorError, having written nothing, where `out` is something else, and as reading the run and `data` does.
+    """
+    # Here, for nothing else draws.
+    from vaeserve_training.report.of_run import subject_of
+    from vaeserve_training.report.page import refuse_other, write
+    from vaeserve_training.report.report import report as page_of
+
+    refuse_other(out)
+    run = Run.open(path)
+    with console.status("drawing"):
+        rows = (
+            None if data is None else read_dataset(open_source(data), run.record.signature, label=label, normal=normal)
+        )
+        page = page_of(subject_of(run, rows))
+    print(write(page, out))
 
 
 def evaluate(

@@ -3,7 +3,9 @@
 import io
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 from xml.etree import ElementTree
 
 from matplotlib.figure import Figure
@@ -19,13 +21,19 @@ class Picture:
     """A drawing.
 
     name: of its files, without their suffix. alt: what it shows, for who can't see it. svg: an element for a page that
-    has the colours' variables. png: the same, in light colours.
+    has the colours' variables. figure: what it is drawn from.
     """
 
     name: str
     alt: str
     svg: str
-    png: bytes
+    figure: Figure = field(compare=False, repr=False)
+
+    @cached_property
+    @styled
+    def png(self) -> bytes:
+        """The same as pixels, in light colours."""
+        return _saved(self.figure, "png", dpi=PNG_DPI)
 
     @property
     def svg_file(self) -> str:
@@ -44,13 +52,18 @@ class Picture:
 @styled
 def picture(figure: Figure, name: str, *, alt: str) -> Picture:
     """Return a figure, made by a `styled` function, as a picture."""
-    svg, png = io.StringIO(), io.BytesIO()
+    svg = _saved(figure, "svg", metadata={"Date": None}).decode()
+    figure.set_layout_engine("none")  # it stays as it is arranged
+    return Picture(name, alt, _element(svg, name, alt), figure)
+
+
+def _saved(figure: Figure, suffix: str, **options: Any) -> bytes:
+    file = io.BytesIO()
     with warnings.catch_warnings():
         # A browser has the letters that matplotlib's font lacks.
         warnings.filterwarnings("ignore", message=r"Glyph \d+")
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=PNG_DPI)
-    return Picture(name, alt, _element(svg.getvalue(), name, alt), png.getvalue())
+        figure.savefig(file, format=suffix, **options)
+    return file.getvalue()
 
 
 def _element(file: str, name: str, alt: str) -> str:
@@ -64,8 +77,18 @@ def _element(file: str, name: str, alt: str) -> str:
         element.attrib = {_local(key): _own(_local(key), value, name) for key, value in element.items()}
     _, _, width, height = root.attrib["viewBox"].split()
     shape = {"viewBox": root.attrib["viewBox"], "width": width, "height": height}
+    _keep_ids(root)
     root.attrib = {"role": "img", "aria-label": alt, **shape, "stroke-linejoin": "round", "stroke-linecap": "butt"}
     return re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode")).strip()
+
+
+def _keep_ids(root: ElementTree.Element) -> None:
+    """Remove the ids that nothing refers to, for matplotlib gives two equal images one."""
+    values = [value for element in root.iter() for key, value in element.items() if key in ("href", "clip-path")]
+    kept = {value.partition("#")[2].removesuffix(")") for value in values}
+    for element in root.iter():
+        if element.attrib.get("id") not in kept:
+            element.attrib.pop("id", None)
 
 
 def _local(name: str) -> str:

@@ -99,14 +99,20 @@ def panel(*, height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, Axes
     return figure, figure.subplots()
 
 
-def blank(*, height: float = HEIGHT, width: float = WIDTH) -> Figure:
-    """Return a figure of a size in CSS pixels, without axes."""
-    return Figure(figsize=(width / UNITS_PER_INCH, height / UNITS_PER_INCH), layout="constrained")
+def blank(*, height: float = HEIGHT, width: float = WIDTH, arranged: bool = True) -> Figure:
+    """Return a figure of a size in CSS pixels, without axes; those to come are arranged, or stay as they are put."""
+    size = width / UNITS_PER_INCH, height / UNITS_PER_INCH
+    return Figure(figsize=size, layout="constrained" if arranged else None)
 
 
 def nats(what: str) -> str:
     """Return an axis label with its unit."""
     return f"{what} (nats)"
+
+
+def head(figure: Figure, title: str) -> None:
+    """Put a title over all else."""
+    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold")
 
 
 def legend_above(axes: Axes, *, columns: int = 2) -> None:
