@@ -58,11 +58,11 @@ FASHION = ["--betas", "0.01,1,30", "--set", "optimizer.max_steps=6000"]
 # Which of a sweep's own pictures the page has.
 TAKEN = {
     "digits": [
-        "rate-distortion", "nats", "shares", "ways", "beta-0.01-rows", "beta-1-rows", "beta-20-rows",
+        "rate-distortion", "nats", "shares", "ways", "beta-0-01-rows", "beta-1-rows", "beta-20-rows",
         "autoencoder-rows",
     ],
     "plane": ["effects", "beta-1-grid", "autoencoder-grid", "beta-1-plane", "autoencoder-plane"],
-    "fashion": ["rate-distortion", "beta-0.01-rows", "beta-1-rows", "beta-30-rows"],
+    "fashion": ["rate-distortion", "beta-0-01-rows", "beta-1-rows", "beta-30-rows"],
 }  # fmt: skip
 
 # Draws whose gradients are compared, and those of them that are shown.
@@ -209,7 +209,7 @@ def latents(sweep: Path, name: str) -> Picture:
     said = "autoencoder" if held.vae.point else name.replace("-", " ")
     axes.set_title(said)
     alt = f"{said}: digits at their codes in the latent plane, with ellipses for posteriors, over circles of the prior."
-    return picture(figure, f"latents-{name}", alt=alt)
+    return picture(figure, f"latents-{name.replace('.', '-')}", alt=alt)
 
 
 def compare_estimators(sweep: Path) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -18,7 +18,7 @@ def settings(**sections: dict[str, Any]) -> TrainConfig:
 
 def take(out: Path, *, resume: bool = False, changed: TrainConfig | None = None, **given: Any) -> None:
     """Take `out` for a sweep."""
-    values = {"data": "digits", "rows_sha256": "abc", "seed": 0} | given
+    values: dict[str, Any] = {"data": "digits", "rows_sha256": "abc", "seed": 0} | given
     plan.take(out, settings=changed or settings(), resume=resume, **values)
 
 
@@ -28,9 +28,10 @@ def test_a_folder_is_taken_once_and_gone_on_with(tmp_path: Path) -> None:
     plan.refuse(out, resume=False)
     take(out)
     written = (out / "plan.json").read_bytes()
-    for call in (lambda: take(out), lambda: plan.refuse(out, resume=False)):
-        with pytest.raises(RunError, match=r"sweep: "):
-            call()
+    with pytest.raises(RunError, match=r"sweep: "):
+        take(out)
+    with pytest.raises(RunError, match=r"sweep: holds a sweep"):
+        plan.refuse(out, resume=False)
     plan.refuse(out, resume=True)
     take(out, resume=True)
     take(tmp_path / "new", resume=True)  # which has nothing to go on with

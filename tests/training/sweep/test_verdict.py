@@ -31,7 +31,7 @@ def test_a_whole_trade_off_is_named() -> None:
     assert verdicts([SHARPEST, MIDDLE, BLURRED, GONE]) == [
         Verdict.ISOLATED, Verdict.BALANCED, None, Verdict.COLLAPSED,
     ]  # fmt: skip
-    assert Verdict.ISOLATED == "isolated clusters, sharp reconstruction, poor generation"
+    assert str(Verdict.ISOLATED) == "isolated clusters, sharp reconstruction, poor generation"
 
 
 def test_the_order_of_rows_is_nothing_to_a_verdict() -> None:
@@ -47,7 +47,7 @@ def test_the_order_of_rows_is_nothing_to_a_verdict() -> None:
         {"sample_quality": POOR * MIDDLE.sample_quality},
     ],
 )
-def test_isolated_takes_all_three(changed: dict[str, float]) -> None:
+def test_isolated_takes_all_three(changed: dict[str, Any]) -> None:
     """A model that isn't empty, isn't sharp or doesn't generate poorly isn't called isolated clusters."""
     just = replace(MIDDLE, emptiness=10 * EMPTY, sample_quality=POOR * MIDDLE.sample_quality - 1e-6)
     just = replace(just, reconstruction_error=SHARP * MIDDLE.reconstruction_error)

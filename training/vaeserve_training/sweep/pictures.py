@@ -61,7 +61,7 @@ def rows_of(entry: Entry, tiles: Tiles) -> Picture:
         f"between the codes of the first two rows. Reconstruction error {entry['reconstruction_error']:.3g}, sample "
         f"quality {entry['sample_quality']:.2f}."
     )
-    return picture(figure, f"{entry.case.name}-rows", alt=alt)
+    return picture(figure, _name(entry, "rows"), alt=alt)
 
 
 @styled
@@ -87,7 +87,7 @@ def latents_of(entry: Entry) -> Picture:
     units = entry["active_units"]
     alt = f"{entry.case}: the codes of held-out rows in the latent space, over circles of N(0, I)"
     alt += "." if units is None else f"; {units} of {entry.figures.measurement.latent_dim} units are active."
-    return picture(figure, f"{entry.case.name}-latents", alt=alt)
+    return picture(figure, _name(entry, "latents"), alt=alt)
 
 
 @styled
@@ -178,7 +178,7 @@ def plane_of(entry: Entry) -> Picture:
         f"{entry.case}: the latent plane, coloured by how far what is decoded there lies from training rows, with held-"
         f"out rows' codes; {worst:.0%} of it is more than {FARTHEST:g} times as far as held-out rows are."
     )
-    return picture(figure, f"{entry.case.name}-plane", alt=alt)
+    return picture(figure, _name(entry, "plane"), alt=alt)
 
 
 @styled
@@ -187,9 +187,7 @@ def decoded_plane(entry: Entry, tiles: Tiles) -> Picture:
     figure, axes = panel(height=WIDTH - 20)
     draw_plane(axes, tiles, entry.shown.plane, _extent(entry.shown))
     _label(axes, entry.shown)
-    return picture(
-        figure, f"{entry.case.name}-grid", alt=f"{entry.case}: images decoded on a grid of the latent plane."
-    )
+    return picture(figure, _name(entry, "grid"), alt=f"{entry.case}: images decoded on a grid of the latent plane.")
 
 
 def _curves(sweep: Sweep, curves: dict[str, str], *, name: str, ylabel: str, **settings: object) -> Picture:
@@ -207,6 +205,11 @@ def _curves(sweep: Sweep, curves: dict[str, str], *, name: str, ylabel: str, **s
     legend_above(axes)
     betas = ", ".join(f"{entry.case.beta:g}" for entry in sweep.weightings)
     return picture(figure, name, alt=f"For beta {betas}: {'; '.join(said)}.")
+
+
+def _name(entry: Entry, what: str) -> str:
+    """Return a picture's name, which is a part of addresses."""
+    return f"{entry.case.name.replace('.', '-')}-{what}"
 
 
 def _prior(axes: Axes) -> None:
