@@ -48,6 +48,11 @@ format: .venv/installed ## Format the code, and mend what the linter can
 generate: .venv/installed ## Make the committed files that are made from others: protobuf code, JSON schema
 	$(BIN)/python scripts/generate.py
 
+# FASHION_MNIST=DIR, a folder with train-images-idx3-ubyte.gz, makes those of FashionMNIST too.
+.PHONY: figures
+figures: .venv/installed ## Make the figures and numbers of docs/concepts.md from real runs
+	$(BIN)/python scripts/figures.py $(if $(FASHION_MNIST),--fashion-mnist $(FASHION_MNIST))
+
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's output
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo .figures .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

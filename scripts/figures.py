@@ -54,15 +54,15 @@ DIGITS = {
         "--set", "optimizer.max_steps=6000", "--set", "optimizer.patience=20",
     ],
 }  # fmt: skip
-FASHION = ["--betas", "0.01,1,30", "--set", "optimizer.max_steps=6000"]
+FASHION = ["--betas", "0.01,1,100", "--set", "optimizer.max_steps=2000"]
 # Which of a sweep's own pictures the page has.
 TAKEN = {
     "digits": [
-        "rate-distortion", "nats", "shares", "ways", "beta-0-01-rows", "beta-1-rows", "beta-20-rows",
-        "autoencoder-rows",
+        "rate-distortion", "shares", "ways", "beta-0-01-rows", "beta-1-rows", "beta-20-rows",
+        "autoencoder-rows", "beta-1-plane", "autoencoder-plane",
     ],
-    "plane": ["effects", "beta-1-grid", "autoencoder-grid", "beta-1-plane", "autoencoder-plane"],
-    "fashion": ["rate-distortion", "beta-0-01-rows", "beta-1-rows", "beta-30-rows"],
+    "plane": ["effects", "beta-1-grid", "autoencoder-grid"],
+    "fashion": ["rate-distortion", "beta-0-01-rows", "beta-1-rows", "beta-100-rows"],
 }  # fmt: skip
 
 # Draws whose gradients are compared, and those of them that are shown.

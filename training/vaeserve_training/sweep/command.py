@@ -19,7 +19,6 @@ from vaeserve_training.sweep.case import AUTOENCODER, Case, Rows, fingerprint
 from vaeserve_training.sweep.page import page_of
 from vaeserve_training.sweep.sweep import Sweep, check
 from vaeserve_training.sweep.sweep import sweep as sweep_weightings
-from vaeserve_training.sweep.verdict import CRITERIA, Verdict
 from vaeserve_training.train import pick_device
 
 
@@ -98,8 +97,7 @@ def _say(done: Sweep, page: Path, console: Console) -> None:
     for entry in done.entries:
         table.add_row(str(entry.case), *done.cells(entry))
     console.print(table)
-    for verdict in Verdict:
-        names = ", ".join(str(entry.case) for entry in done.named(verdict))
-        console.print(f"{verdict}: {names or f'none; it takes {CRITERIA[verdict]}'}")
+    for said in done.said():
+        console.print(said)
     console.print(f"sample quality of as many training rows: {done.within_reach:.2f}")
     console.print(f"wrote {escape(str(done.out / 'sweep.json'))}, table.md beside it, and {escape(str(page))}")

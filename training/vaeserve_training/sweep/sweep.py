@@ -107,10 +107,16 @@ class Sweep:
         return ["" if value is None else format(value, form) for value, form in values]
 
     def table(self) -> str:
-        """Return the trade-off table in Markdown."""
-        heads = ["", *(head.replace("\n", ", ") for head in self.heads), "verdict"]
-        rows = [[str(entry.case), *self.cells(entry), entry.verdict or ""] for entry in self.entries]
-        return "".join(f"| {' | '.join(line)} |\n" for line in [heads, ["---"] * len(heads), *rows])
+        """Return the trade-off table in Markdown, and below it the verdicts."""
+        heads = ["", *(head.replace("\n", "<br>") for head in self.heads)]
+        rows = [[str(entry.case), *self.cells(entry)] for entry in self.entries]
+        lines = [f"| {' | '.join(line)} |\n" for line in [heads, ["---"] * len(heads), *rows]]
+        return "".join([*lines, "\n", *(f"- {said}\n" for said in self.said())])
+
+    def said(self) -> list[str]:
+        """Return a line for each verdict: the weightings that it is of, or what it takes."""
+        names = {verdict: ", ".join(str(entry.case) for entry in self.named(verdict)) for verdict in Verdict}
+        return [f"{verdict}: {names[verdict] or f'none; it takes {CRITERIA[verdict]}'}" for verdict in Verdict]
 
     def _columns(self) -> dict[str, tuple[str, str, str]]:
         return {name: column for name, column in COLUMNS.items() if any(e[name] is not None for e in self.entries)}
