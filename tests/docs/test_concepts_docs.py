@@ -25,7 +25,8 @@ def test_every_number_is_the_measured_one() -> None:
 def test_a_number_that_drifted_is_found() -> None:
     """A number that isn't what was measured is replaced, a figure that nobody measured refused."""
     assert filled("<!--=a/b:.1f-->7<!--/--> nats", {"a": {"b": 3.14}}) == "<!--=a/b:.1f-->3.1<!--/--> nats"
-    assert filled("<!--table a-->\nold\n<!--/-->", {"a": {"table": "| new |"}}) == "<!--table a-->\n\n| new |\n\n<!--/-->"
+    table = {"a": {"table": "| new |\n"}}
+    assert filled("<!--table a-->\nold\n<!--/-->", table) == "<!--table a-->\n\n| new |\n\n<!--/-->"
     with pytest.raises(KeyError):
         filled("<!--=a/c:.1f-->7<!--/-->", {"a": {"b": 3.14}})
 
@@ -57,8 +58,8 @@ def test_the_numbers_are_measured_again(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "vaeserve", "sweep", "digits", *flags], check=True, capture_output=True)
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
     before = json.loads(MEASURED.read_text())["digits"]
-    assert {row["name"]: row["verdict"] for row in rows} == {row["name"]: before[row["name"]]["verdict"] for row in rows}
     for row in rows:
+        assert row["verdict"] == before[row["name"]]["verdict"]
         for name, tolerance in MEASURED_AGAIN.items():
             if row[name] is not None:
                 assert row[name] == pytest.approx(before[row["name"]][name], abs=tolerance), (row["name"], name)

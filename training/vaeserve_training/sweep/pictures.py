@@ -70,8 +70,10 @@ def latents_of(entry: Entry) -> Picture:
     shown = entry.shown
     figure, axes = panel(height=WIDTH - 20)
     _prior(axes)
-    if len(shown.anomalous):
-        axes.plot(*shown.anomalous.T, "^", color=ANOMALOUS, markersize=3, alpha=0.7, label="anomalous rows")
+    reach = 1.05 * max(3.0, float(np.quantile(np.abs(shown.codes), 0.995)))
+    near = shown.anomalous[(np.abs(shown.anomalous) < reach).all(1)]
+    if len(near):
+        axes.plot(*near.T, "^", color=ANOMALOUS, markersize=3, alpha=0.7, label="anomalous rows")
     axes.plot(*shown.codes.T, "o", color=NORMAL, markersize=2.5, alpha=0.7, label="held-out rows")
     widths = 2 * shown.deviations[:ELLIPSES]
     ellipses = EllipseCollection(
@@ -79,7 +81,6 @@ def latents_of(entry: Entry) -> Picture:
         offset_transform=axes.transData, facecolors="none", edgecolors=NORMAL, linewidths=0.7,
     )  # fmt: skip
     axes.add_collection(ellipses)
-    reach = 1.05 * max(3.0, float(np.quantile(np.abs(shown.codes), 0.995)))
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="latent 1", ylabel="latent 2")
     if entry.figures.measurement.latent_dim > 2:
         axes.set(xlabel="principal latent direction 1", ylabel="principal latent direction 2")
