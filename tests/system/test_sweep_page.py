@@ -18,7 +18,7 @@ def test_a_browser_shows_the_sweeps_page_whole(
     tmp_path: Path,
     data: str,
 ) -> None:
-    """Of images and of a table, at phone and desktop width: no console error, nothing clipped, every figure described."""
+    """Of images and of a table, at phone and desktop width: no console error, nothing clipped, all described."""
     flags = ["--betas", "0.01,1,30", "--compare", "autoencoder", "--preset", "fast", "--device", "cpu"]
     command = [sys.executable, "-m", "vaeserve", "sweep", data, "--out", str(tmp_path / "sweep"), *flags]
     subprocess.run([*command, "--set", "optimizer.max_steps=200"], check=True, capture_output=True, timeout=600)

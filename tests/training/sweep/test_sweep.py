@@ -111,7 +111,7 @@ def test_the_command_says_the_table_and_the_verdicts(finished: tuple[Path, str])
     assert "balanced: beta 1\n" in said
     assert "posterior collapse: beta 30\n" in said
     table = (out / "table.md").read_text().splitlines()
-    assert table[0].startswith("|  | ELBO<br>nats | ")
+    assert table[0].startswith("|  | ELBO<br>(nats) | ")
     assert [line.split(" | ")[0] for line in table[2:6]] == ["| beta 0.01", "| beta 1", "| beta 30", "| autoencoder"]
     assert len({line.count("|") for line in table[:6]}) == 1
     assert "- balanced: beta 1" in table[6:]

@@ -93,7 +93,7 @@ def _say(done: Sweep, page: Path, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for head in done.heads:
-        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
     for entry in done.entries:
         table.add_row(str(entry.case), *done.cells(entry))
     console.print(table)

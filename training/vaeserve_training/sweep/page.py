@@ -1,6 +1,6 @@
 """The page of a sweep: the table, what is traded for what, and each model in pictures."""
 
-from vaeserve_training.report.page import Facts, Figure, Note, Page, Section, Table
+from vaeserve_training.report.page import Figure, Note, Page, Section, Table
 from vaeserve_training.sweep.pictures import (
     decoded_plane,
     divergences,
@@ -35,20 +35,21 @@ def page_of(sweep: Sweep) -> Page:
 
 
 def _trade_off(sweep: Sweep) -> Section:
-    rows = [(str(entry.case), *sweep.cells(entry), entry.verdict or "") for entry in sweep.entries]
-    table = Table("The trade-off", ("", *(head.replace("\n", ", ") for head in sweep.heads), "verdict"), tuple(rows))
-    found = {
-        str(verdict): f"{', '.join(str(entry.case) for entry in sweep.named(verdict)) or 'none'}. It takes "
-        f"{CRITERIA[verdict]}."
-        for verdict in Verdict
-    }
+    rows = [(str(entry.case), *sweep.cells(entry)) for entry in sweep.entries]
+    table = Table("Models", ("", *sweep.heads), tuple(rows))
+    named = [(verdict, ", ".join(str(entry.case) for entry in sweep.named(verdict)) or "none") for verdict in Verdict]
+    found = Table(
+        "Verdicts",
+        ("verdict", "models", "what it takes"),
+        tuple((str(verdict), models, CRITERIA[verdict]) for verdict, models in named),
+    )
     note = Note(
         f"Sample quality is the harmonic mean of precision and recall among nearest neighbours, from 0 to 1; as many "
         f"training rows have {sweep.within_reach:.2f}. Emptiness is the KL divergence from the prior to the aggregate "
         "posterior: 0 where the rows' posteriors fill the prior. Overlap is the share of latents that another row's "
         "posterior makes likelier than their own."
     )
-    return Section("table", "The trade-off", "Bounds and their parts are nats a row.", (table, Facts(found), note))
+    return Section("table", "The trade-off", "Bounds and their parts are nats a row.", (table, found, note))
 
 
 def _curves(sweep: Sweep) -> Section:

@@ -73,8 +73,8 @@ def latents_of(entry: Entry) -> Picture:
     reach = 1.05 * max(3.0, float(np.quantile(np.abs(shown.codes), 0.995)))
     near = shown.anomalous[(np.abs(shown.anomalous) < reach).all(1)]
     if len(near):
-        axes.plot(*near.T, "^", color=ANOMALOUS, markersize=3, alpha=0.7, label="anomalous rows")
-    axes.plot(*shown.codes.T, "o", color=NORMAL, markersize=2.5, alpha=0.7, label="held-out rows")
+        axes.plot(*near.T, "^", color=ANOMALOUS, markersize=3, alpha=0.7, label="anomalous")
+    axes.plot(*shown.codes.T, "o", color=NORMAL, markersize=2.5, alpha=0.7, label="held-out")
     widths = 2 * shown.deviations[:ELLIPSES]
     ellipses = EllipseCollection(
         widths[:, 0], widths[:, 1], np.zeros(len(widths)), units="xy", offsets=shown.codes[:ELLIPSES],

@@ -16,17 +16,17 @@ from vaeserve_training.sweep.processes import jobs_for, side_by_side
 from vaeserve_training.sweep.shown import Shown
 from vaeserve_training.sweep.verdict import CRITERIA, Verdict, verdicts
 
-# What the trade-off table has of a measurement: each column's head, its second line, and how a figure is written.
+# What the trade-off table has of a measurement: each column's head, in two words at most, and how it is written.
 COLUMNS = {
-    "elbo": ("ELBO", "nats", "z.1f"),
-    "log_likelihood": ("log-lik.", "nats", "z.1f"),
-    "kl": ("KL", "nats", "z.1f"),
-    "active_units": ("active", "units", "d"),
-    "emptiness": ("empty", "nats", "z.1f"),
-    "overlap": ("overlap", "", ".0%"),
-    "reconstruction_error": ("reconstr.", "error", ".3f"),
-    "sample_quality": ("sample", "quality", ".2f"),
-    "auroc": ("AUROC", "", ".3f"),
+    "elbo": ("ELBO (nats)", "z.1f"),
+    "log_likelihood": ("log-lik. (nats)", "z.1f"),
+    "kl": ("KL (nats)", "z.1f"),
+    "active_units": ("active units", "d"),
+    "emptiness": ("empty (nats)", "z.1f"),
+    "overlap": ("overlap", ".0%"),
+    "reconstruction_error": ("reconstr. error", ".3f"),
+    "sample_quality": ("sample quality", ".2f"),
+    "auroc": ("AUROC", ".3f"),
 }
 
 
@@ -98,17 +98,17 @@ class Sweep:
 
     @property
     def heads(self) -> list[str]:
-        """The heads of the trade-off table's columns, those without any figure left out, each of two words."""
-        return [f"{head}\n{unit}".strip() for head, unit, _ in self._columns().values()]
+        """The heads of the trade-off table's columns, those without any figure left out."""
+        return [head for head, _ in self._columns().values()]
 
     def cells(self, entry: Entry) -> list[str]:
         """Return an entry's figures under `heads` as text."""
-        values = [(entry[name], form) for name, (*_, form) in self._columns().items()]
+        values = [(entry[name], form) for name, (_, form) in self._columns().items()]
         return ["" if value is None else format(value, form) for value, form in values]
 
     def table(self) -> str:
         """Return the trade-off table in Markdown, and below it the verdicts."""
-        heads = ["", *(head.replace("\n", "<br>") for head in self.heads)]
+        heads = ["", *(head.replace(" ", "<br>") for head in self.heads)]
         rows = [[str(entry.case), *self.cells(entry)] for entry in self.entries]
         lines = [f"| {' | '.join(line)} |\n" for line in [heads, ["---"] * len(heads), *rows]]
         return "".join([*lines, "\n", *(f"- {said}\n" for said in self.said())])
@@ -118,7 +118,7 @@ class Sweep:
         names = {verdict: ", ".join(str(entry.case) for entry in self.named(verdict)) for verdict in Verdict}
         return [f"{verdict}: {names[verdict] or f'none; it takes {CRITERIA[verdict]}'}" for verdict in Verdict]
 
-    def _columns(self) -> dict[str, tuple[str, str, str]]:
+    def _columns(self) -> dict[str, tuple[str, str]]:
         return {name: column for name, column in COLUMNS.items() if any(e[name] is not None for e in self.entries)}
 
 

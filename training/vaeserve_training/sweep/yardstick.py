@@ -13,8 +13,8 @@ from vaeserve_training.sweep.neighbours import Space, nearest
 from vaeserve_training.sweep.realism import Realism, realism
 
 # Rows that distances are taken to and from.
-TRAIN_ROWS = 10_000
-HELD_OUT_ROWS = 2000
+TRAIN_ROWS = 5000
+HELD_OUT_ROWS = 1000
 
 
 class Yardstick:
