@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -55,7 +56,7 @@ def sweep(
     rows = Rows(data, label, normal, tuple(drop), sha256="")
     dataset = rows.load(settings)
     settings.resolve(dataset.signature, rows=len(split(dataset, settings.data, seed=seed).train))
-    rows = Rows(data, label, normal, tuple(drop), sha256=fingerprint(dataset))
+    rows = replace(rows, sha256=fingerprint(dataset))
     with progress_bar(console) as progress:
         tasks: dict[str, TaskID] = {}
 
