@@ -155,10 +155,10 @@ def pipeline(sweep: Path) -> Picture:
     held = Held(sweep, "beta-1")
     posterior = held.vae.encode(held.rows)
     one = Posterior(*(part[FOLLOWED : FOLLOWED + 1] for part in posterior))
-    noise = torch.randn(1, 2, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(512, 2, generator=torch.Generator().manual_seed(1))
     z = one.sample(noise)[0, 0]
     image = held.vae.features.inverse(held.vae.likelihood.mean(held.vae.decode(z[None])))["image"][0, 0]
-    found = bounds(held.vae, held.rows.pick(slice(FOLLOWED, FOLLOWED + 1)), torch.randn(512, 2))
+    found = bounds(held.vae, held.rows.pick(slice(FOLLOWED, FOLLOWED + 1)), noise)
     figure = blank(width=760, height=270)
     seen, space, rebuilt = figure.subplots(1, 3, width_ratios=[1, 1.5, 1])
     for axes, shown, title in ((seen, held.images[FOLLOWED], "row x"), (rebuilt, image, "p(x|z), its mean")):
