@@ -71,13 +71,15 @@ def latents_of(entry: Entry) -> Picture:
     figure, axes = panel(height=WIDTH - 20)
     _prior(axes)
     reach = 1.05 * max(3.0, float(np.quantile(np.abs(shown.codes), 0.995)))
+    # The few beyond would be cut off, and be there all the same.
     near = shown.anomalous[(np.abs(shown.anomalous) < reach).all(1)]
+    inside = (np.abs(shown.codes) + shown.deviations < reach).all(1)
+    codes, widths = shown.codes[inside], 2 * shown.deviations[inside][:ELLIPSES]
     if len(near):
         axes.plot(*near.T, "^", color=ANOMALOUS, markersize=3, alpha=0.7, label="anomalous")
-    axes.plot(*shown.codes.T, "o", color=NORMAL, markersize=2.5, alpha=0.7, label="held-out")
-    widths = 2 * shown.deviations[:ELLIPSES]
+    axes.plot(*codes.T, "o", color=NORMAL, markersize=2.5, alpha=0.7, label="held-out")
     ellipses = EllipseCollection(
-        widths[:, 0], widths[:, 1], np.zeros(len(widths)), units="xy", offsets=shown.codes[:ELLIPSES],
+        widths[:, 0], widths[:, 1], np.zeros(len(widths)), units="xy", offsets=codes[:ELLIPSES],
         offset_transform=axes.transData, facecolors="none", edgecolors=NORMAL, linewidths=0.7,
     )  # fmt: skip
     axes.add_collection(ellipses)
