@@ -13,7 +13,7 @@ from vaeserve_training.data import Dataset, Split
 from vaeserve_training.ensemble import Ensemble
 from vaeserve_training.features import TableFeatures
 from vaeserve_training.likelihoods import FixedGaussian
-from vaeserve_training.prior import StandardNormal
+from vaeserve_training.prior import Exemplars, StandardNormal
 from vaeserve_training.sweep.measurement import measure
 from vaeserve_training.sweep.shown import CELLS, SHOWN, Shown
 from vaeserve_training.sweep.yardstick import Yardstick
@@ -154,6 +154,13 @@ def test_a_measurement_is_the_same_each_time() -> None:
     prior = ensemble.member.prior
     assert measured(ensemble) == measured(ensemble)
     assert ensemble.member.prior is prior
+
+
+def test_another_prior_of_the_scores_changes_no_figure(exact: Measured) -> None:
+    """What rows are scored under isn't what the model was trained under, and it is that which is measured."""
+    ensemble = linear()
+    ensemble.member.prior = Exemplars.of(torch.full((3, 2), 5.0), torch.zeros(3, 2))
+    assert measured(ensemble) == exact
 
 
 def test_what_is_shown_is_the_models() -> None:
