@@ -64,6 +64,11 @@ pictures: .venv/installed ## Make the README's picture anew
 		$(BIN)/vaeserve report "$$folder/run" --out "$$folder/report" && \
 		mkdir -p docs/pictures && cp "$$folder/report/principal.svg" docs/pictures
 
+# FASHION_MNIST=DIR, a folder with train-images-idx3-ubyte.gz, makes those of FashionMNIST too.
+.PHONY: figures
+figures: .venv/installed ## Make the figures and numbers of docs/concepts.md from real runs
+	$(BIN)/python scripts/figures.py $(if $(FASHION_MNIST),--fashion-mnist $(FASHION_MNIST))
+
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's output
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv demo .figures .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -155,6 +155,55 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder to write runs, figures and pictures to.")],
+    betas: Annotated[str, typer.Option(help="The weights of the KL.")] = "0.01,0.1,1,4,20",
+    compare: Annotated[
+        str | None, typer.Option(help="autoencoder: also the same network with a point for its posterior.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings side by side; as many as cores and memory allow if not given.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="textbook, fast, default or quality.")] = "default",
+    config: ConfigFile = None,
+    overrides: Overrides = [],  # noqa: B006
+    label: Label = None,
+    normal: Normal = None,
+    drop: Annotated[list[str], typer.Option(help="A column not to learn from.")] = [],  # noqa: B006
+    kind: Annotated[
+        list[str], typer.Option(metavar="COLUMN=KIND", help="What a column is: numeric, binary or categorical.")
+    ] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same machine: same bits.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a sweep stopped, or add to it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train under several weights of the KL, and measure what each trades for what."""
+    with component("train"):
+        from vaeserve_training.sweep import command
+    command.sweep(
+        data,
+        out,
+        betas=betas,
+        compare=compare,
+        jobs=jobs,
+        preset=preset,
+        config=config,
+        overrides=overrides,
+        label=label,
+        normal=normal,
+        drop=drop,
+        kinds=kind,
+        seed=seed,
+        device=device,
+        resume=resume,
+        console=console,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def export(
     run: RunFolder,
     repository: Annotated[Path, typer.Option(help="The folder of bundles, NAME/VERSION/.")],

@@ -46,9 +46,7 @@ def train(
 ) -> None:
     """Train on `data` and write the run to `out`. Raises as what it calls does, before anything is written."""
     # What can be refused in a moment is, before what takes minutes.
-    settings = load(
-        TrainConfig, file=config, overrides=_with_kinds(parse_overrides(overrides), kinds), defaults=_preset(preset)
-    )
+    settings = settings_of(preset, config, overrides, kinds)
     refuse_target(out)
     Checkpoints.refuse(out, resume=resume)
     pick_device(device)
@@ -133,6 +131,12 @@ def evaluate(
     console.print(f"{escape(dataset.name)}: {rows}; means over the normal ones, in nats:")
     for name, value in figures.items():
         console.print(f"  {name.replace('_', ' '):<24} {value:.6g}")
+
+
+def settings_of(preset: str, config: Path | None, overrides: Sequence[str], kinds: Sequence[str]) -> TrainConfig:
+    """Return the settings of a preset, a file, the environment and flags; raises ConfigError for what can't be."""
+    sections = _with_kinds(parse_overrides(overrides), kinds)
+    return load(TrainConfig, file=config, overrides=sections, defaults=_preset(preset))
 
 
 def _lasting(settings: TrainConfig) -> dict[str, dict[str, object]]:

@@ -1,0 +1,1 @@
+"""What the weight of the KL trades for what, by measurement."""
