@@ -28,6 +28,11 @@ def need(*programs: str) -> None:
     pytest.skip(word)
 
 
+def ip(*words: str) -> None:
+    """Run `ip`."""
+    subprocess.run(["ip", *words], check=True)  # noqa: S607 - which one is the machine's to say
+
+
 @dataclass(frozen=True)
 class Host:
     """A namespace, its address, and the file that says where it asks for names."""
@@ -40,6 +45,10 @@ class Host:
         """Return a command that runs on this host, as the process that is started."""
         mounted = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
         return ["ip", "netns", "exec", self.namespace, "sh", "-c", mounted, str(self.resolver), *map(str, words)]
+
+    def ip(self, words: str) -> None:
+        """Run `ip` on this host."""
+        ip("-netns", self.namespace, *words.split())
 
     def run(self, *words: str | Path) -> str:
         """Run a command to its end, and return what it printed."""
@@ -71,19 +80,19 @@ class Network:
         self._names.touch()
         self.gateway = self._host()
         self._resolver.write_text(f"nameserver {self.gateway.address}\n")
-        self._ip(self.gateway, "link add bridge type bridge")
-        self._ip(self.gateway, f"addr add {self.gateway.address}/24 dev bridge")
-        self._ip(self.gateway, "link set bridge up")
+        self.gateway.ip("link add bridge type bridge")
+        self.gateway.ip(f"addr add {self.gateway.address}/24 dev bridge")
+        self.gateway.ip("link set bridge up")
         self._dns = self._serve_names()
 
     def add(self) -> Host:
         """Return another host."""
         host, bridge = self._host(), self.gateway
         end = f"host{host.address.removeprefix(PREFIX)}"
-        self._ip(bridge, f"link add {end} type veth peer name eth0 netns {host.namespace}")
-        self._ip(bridge, f"link set {end} master bridge up")
-        self._ip(host, f"addr add {host.address}/24 dev eth0")
-        self._ip(host, "link set eth0 up")
+        bridge.ip(f"link add {end} type veth peer name eth0 netns {host.namespace}")
+        bridge.ip(f"link set {end} master bridge up")
+        host.ip(f"addr add {host.address}/24 dev eth0")
+        host.ip("link set eth0 up")
         return host
 
     def name(self, name: str, hosts: Sequence[Host]) -> None:
@@ -94,32 +103,28 @@ class Network:
     def _host(self) -> Host:
         number = next(self._numbers)
         namespace = f"vaeserve-{os.getpid()}-{number}"
-        subprocess.run(["ip", "netns", "add", namespace], check=True)
-        self._stack.callback(subprocess.run, ["ip", "netns", "delete", namespace], check=True)
+        ip("netns", "add", namespace)
+        self._stack.callback(ip, "netns", "delete", namespace)
         host = Host(namespace, f"{PREFIX}{number}", self._resolver)
-        self._ip(host, "link set lo up")
+        host.ip("link set lo up")
         return host
-
-    def _ip(self, host: Host, words: str) -> None:
-        subprocess.run(["ip", "-netns", host.namespace, *words.split()], check=True)
 
     def _serve_names(self) -> "subprocess.Popen[bytes]":
         """Start dnsmasq, which knows the names given and no others; its answers may not be kept."""
         process = self._stack.enter_context(
             self.gateway.started(
                 *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file="),
-                *("--no-hosts", f"--addn-hosts={self._names}", "--no-resolv", "--local=//", "--log-queries", "--log-facility=-"),
+                *(
+                    "--no-hosts",
+                    f"--addn-hosts={self._names}",
+                    "--no-resolv",
+                    "--local=//",
+                    "--log-queries",
+                    "--log-facility=-",
+                ),
                 log=self._log,
             )
         )
         while "started" not in self._log.read_text():
             assert process.poll() is None, self._log.read_text()
         return process
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
-    """A network of its own, without hosts, that is gone after the test, whatever became of it."""
-    need("ip", "dnsmasq")
-    with ExitStack() as stack:
-        yield Network(tmp_path, stack)

@@ -1,48 +1,33 @@
 """A rolling replacement under load: each server makes way for another at a new address, and no call is lost."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from tests.conftest import train_kind
-from tests.deploy.network import Host, Network, need, network
-from vaeserve_export.export import export
-
-__all__ = ["network"]
+from tests.deploy.conftest import MODEL
+from tests.deploy.network import Host, Network, need
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 NAME = "vaeserve-headless"
-MODEL = "table3"
 PYTHON = sys.executable
 # Seconds for what should take a few.
 SOON_S = 120
 
-# Kubernetes takes a pod from DNS and ends it at once; these are what it has until others know.
+# A server is told to stop in the moment in which it goes from DNS; lame_duck_s is what callers and Envoy then have to
+# hear of it, as preStop's sleep is in Kubernetes.
 DRAINING = ("drain.lame_duck_s=3", "drain.grace_s=30", "connections.age_s=2")
 CUT_OFF = ("drain.lame_duck_s=0", "drain.grace_s=0", "connections.age_s=2")
-
-
-@pytest.fixture(scope="session")
-def repository(shared: Path) -> Path:
-    """A repository of one small model."""
-    path = shared / "rolling"
-    with FileLock(shared / "rolling.lock"):
-        if not path.exists():
-            export(train_kind(MODEL, shared / "rolling run", steps=20), path, name=MODEL)
-    return path
 
 
 @dataclass(frozen=True)
@@ -59,11 +44,11 @@ class Server:
         return len([event for event in self._events("call") if event["code"] == "OK"])
 
     def wait_until_serving(self) -> None:
-        """Return once it serves."""
+        """Wait until it serves."""
         wait_for(lambda: bool(self._events("serving")), self.process)
 
     def wait_until_called(self) -> None:
-        """Return once it has answered calls."""
+        """Wait until it has answered calls."""
         wait_for(lambda: self.calls > 0, self.process)
 
     def _events(self, name: str) -> list[dict[str, Any]]:
@@ -72,7 +57,7 @@ class Server:
         return [event for event in events if event["event"] == name]
 
 
-def wait_for(condition: Any, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
     """Wait until a condition holds, which the process, that has to live, brings about."""
     deadline = time.monotonic() + SOON_S
     while not condition():
@@ -82,40 +67,43 @@ def wait_for(condition: Any, process: "subprocess.Popen[bytes]") -> None:
 
 
 class Rollout:
-    """Servers under one name, which are replaced one after another."""
+    """Servers under one name, of which one after another is replaced, as Kubernetes does with a surge of one."""
 
-    def __init__(self, network: Network, repository: Path, folder: Path, *, settings: Sequence[str]) -> None:
-        self._network, self._repository, self._folder = network, repository, folder
+    def __init__(
+        self, network: Network, repository: Path, *, settings: Sequence[str], folder: Path, stack: ExitStack
+    ) -> None:
+        """Start three; all that are started end with `stack`."""
+        self._network, self._repository, self._folder, self._stack = network, repository, folder, stack
         self._settings = [word for setting in settings for word in ("--set", setting)]
-        self._stack = ExitStack()
         self.servers: list[Server] = []
-
-    def __enter__(self) -> "Rollout":
         for _ in range(3):
             self._start()
-        self._network.name(NAME, [server.host for server in self.servers])
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        self._name(self.servers)
 
     def replace_all(self) -> None:
-        """Replace each of the first three servers, once the new one has calls."""
+        """Replace each of the first three servers.
+
+        The next makes way once the new one has calls, for which connections must age; in Kubernetes `minReadySeconds`
+        is that wait.
+        """
         serving = list(self.servers)
         for old in list(serving):
             serving.append(self._start())
-            self._network.name(NAME, [server.host for server in serving])
+            self._name(serving)
             serving[-1].wait_until_called()
             serving.remove(old)
-            self._network.name(NAME, [server.host for server in serving])
+            self._name(serving)
             old.process.send_signal(signal.SIGTERM)
             assert old.process.wait(SOON_S) == 0
+
+    def _name(self, servers: Sequence[Server]) -> None:
+        self._network.name(NAME, [server.host for server in servers])
 
     def _start(self) -> Server:
         host = self._network.add()
         log = self._folder / f"{host.address}.log"
-        command = [
-            *(PYTHON, "-m", "vaeserve", "serve", "--repository", self._repository, *self._settings),
+        command: list[str | Path] = [
+            *(PYTHON, "-m", "vaeserve", "serve", "--repository", str(self._repository), *self._settings),
             *("--set", "log.calls=all", "--set", "repository.poll_s=0"),
         ]
         process = self._stack.enter_context(host.started(*command, log=log))
@@ -136,32 +124,52 @@ def calling(host: Host, target: str, tally: dict[str, int], *, log: Path) -> Ite
     tally.update(json.loads(log.read_text().splitlines()[-1]))
 
 
-@pytest.fixture
-def target(network: Network, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """What the callers call: the servers by their name, or Envoy."""
-    if request.param == "dns":
+@contextmanager
+def balanced(network: Network, balancer: str, *, log: Path) -> Iterator[str]:
+    """Yield what callers call: the servers by their name, or Envoy with the configuration of deploy/."""
+    if balancer == "client":
         yield f"dns:///{NAME}:8001"
         return
     need("envoy")
-    proxy = network.add()
-    command = [shutil.which("envoy") or "", "--config-path", ROOT / "deploy" / "envoy.yaml"]
-    options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "info"]
-    with proxy.started(*command, *options, log=tmp_path / "envoy.log"):
-        yield f"{proxy.address}:8001"
+    host = network.add()
+    command: list[str | Path] = ["envoy", "--config-path", ROOT / "deploy" / "envoy.yaml"]
+    with host.started(*command, "--concurrency", "1", "--disable-hot-restart", log=log) as process:
+        target = f"{host.address}:8001"
+        ask = network.gateway.command([PYTHON, "-m", "vaeserve", "health", target])
+        wait_for(lambda: subprocess.run(ask, capture_output=True, check=False).returncode == 0, process)
+        yield target
 
 
-@pytest.mark.parametrize("target", ["dns", "envoy"], indirect=True)
-@pytest.mark.parametrize("settings", [DRAINING, CUT_OFF], ids=["draining", "cut off"])
-def test_rolling(
-    network: Network, repository: Path, target: str, settings: tuple[str, ...], tmp_path: Path
-) -> None:
-    """x."""
+@contextmanager
+def rehearsed(
+    network: Network, repository: Path, balancer: str, *, settings: Sequence[str], folder: Path
+) -> Iterator[tuple[dict[str, int], list[int]]]:
+    """Replace all servers under load; yield how many calls ended how, and how many each server has answered."""
     tally: dict[str, int] = {}
-    with Rollout(network, repository, tmp_path, settings=settings) as rollout:
-        with calling(network.gateway, target, tally, log=tmp_path / "callers.log"):
+    with ExitStack() as stack:
+        rollout = Rollout(network, repository, settings=settings, folder=folder, stack=stack)
+        with (
+            balanced(network, balancer, log=folder / "envoy.log") as target,
+            calling(network.gateway, target, tally, log=folder / "callers.log"),
+        ):
             for server in rollout.servers:
                 server.wait_until_called()
             rollout.replace_all()
-        calls = [server.calls for server in rollout.servers]
-    print(tally, calls, sum(calls))
-    print((tmp_path/"callers.log").read_text()[-3000:])
+        yield tally, [server.calls for server in rollout.servers]
+
+
+@pytest.mark.parametrize("balancer", ["client", "envoy"])
+def test_replacing_servers_loses_no_call(network: Network, repository: Path, balancer: str, tmp_path: Path) -> None:
+    """Six servers, of which never fewer than three serve, have answered each of the calls, and each some of them."""
+    with rehearsed(network, repository, balancer, settings=DRAINING, folder=tmp_path) as (tally, calls):
+        assert tally == {"OK": sum(calls)}
+        assert len(calls) == 6
+        assert all(calls)
+
+
+@pytest.mark.parametrize("balancer", ["client", "envoy"])
+def test_without_a_drain_calls_are_lost(network: Network, repository: Path, balancer: str, tmp_path: Path) -> None:
+    """The same replacement of servers that stop at once does lose calls, so that a loss would be seen."""
+    with rehearsed(network, repository, balancer, settings=CUT_OFF, folder=tmp_path) as (tally, calls):
+        assert sum(tally.values()) > tally["OK"]
+        assert all(calls)
