@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.deploy.network import Host
 
@@ -79,14 +79,24 @@ class Container:
 
 
 class Store:
-    """Images of one test run, in a folder."""
+    """Images of one test run, in a folder that can be removed after it."""
 
     def __init__(self, folder: Path) -> None:
+        self._storage = folder / "storage"
         store = ("--root", str(folder / "storage"), "--runroot", str(folder / "run"))
         self._buildah = ("buildah", *store)
         self.podman = ("podman", *store, "--runtime", "runc", "--cgroup-manager", "cgroupfs")
         self._pip_conf, self._certificates = _pip_settings(folder)
         self._make_base(folder / "base")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Some are still mounted, and what holds them on itself.
+        mounted = re.findall(rf"(?m)^\S+ ({re.escape(str(self._storage))}\S*)", Path("/proc/self/mounts").read_text())
+        for folder in reversed(mounted):
+            output(["umount", folder])
 
     @property
     def base(self) -> Image:
@@ -116,10 +126,6 @@ class Store:
             yield container
         finally:
             output([*self.podman, "rm", "--force", "--ignore", "--time", "0", container.name])
-
-    def empty(self) -> None:
-        """Remove every image."""
-        output([*self.podman, "rmi", "--all", "--force"])
 
     def _image(self, name: str) -> Image:
         (found,) = json.loads(output([*self.podman, "image", "inspect", name]))

@@ -35,9 +35,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store with the base of the images."""
     need("buildah", "podman", "runc", "debootstrap")
     folder = tmp_path_factory.mktemp("images")
-    store = Store(folder)
-    yield store
-    store.empty()
+    with Store(folder) as store:
+        yield store
     shutil.rmtree(folder)
 
 
@@ -61,9 +60,10 @@ def mounted(repository: Path) -> tuple[str, str]:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """A file of rows for the model."""
-    path = tmp_path / "rows.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32))
+    """A file of rows for the model, alone in a folder that anyone may read."""
+    path = tmp_path / "data" / "rows.csv"
+    path.parent.mkdir()
+    np.savetxt(path, np.random.default_rng(0).normal(size=(500, 3)), delimiter=",", header="c0,c1,c2", comments="")
     return path
 
 
