@@ -64,6 +64,10 @@ class Container:
     def stop(self) -> int:
         """Send the image's stop signal, and return the exit code."""
         output([*self.podman, "stop", "--time", "60", self.name])
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return its exit code once it has ended."""
         return int(output([*self.podman, "wait", self.name]))
 
     @property

@@ -230,6 +230,14 @@ def finish(store: Store, image: Image, *words: str, host: Host, options: Sequenc
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_cuda_image_lacks_a_driver_alone(store: Store, network: Network, mounted: Sequence[str]) -> None:
+    """It has every library but the node's driver, without which it exits with 2 and serves nobody from the CPU."""
+    cuda = store.build("vaeserve:0.1.0-cuda", "--target", "cuda")
+    with store.started(cuda, "serve", "--device", "cuda", host=network.add(), options=mounted) as container:
+        assert container.wait() == 2
+        assert "libcuda.so.1: cannot open shared object file" in container.log
+
+
 def test_image_connects_to_nothing_outside(
     store: Store, cpu: Image, network: Network, mounted: Sequence[str], rows: Path, repository: Path, tmp_path: Path
 ) -> None:
