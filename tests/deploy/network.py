@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,14 @@ PREFIX = "10.77.0."
 STOP_S = 60
 
 
+def find(program: str) -> str | None:
+    """Return where a program is, beside Python or on the path."""
+    return shutil.which(program, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
 def need(*programs: str) -> None:
     """Skip a test where programs or root are absent; fail it in CI."""
-    absent = [program for program in programs if not shutil.which(program)]
+    absent = [program for program in programs if not find(program)]
     if not absent and os.geteuid() == 0:
         return
     word = f"needs {', '.join(absent)}" if absent else "needs root"

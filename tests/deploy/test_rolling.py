@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.conftest import MODEL
-from tests.deploy.network import Host, Network, need
+from tests.deploy.network import Host, Network, find, need
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
@@ -132,7 +132,7 @@ def balanced(network: Network, balancer: str, *, log: Path) -> Iterator[str]:
         return
     need("envoy")
     host = network.add()
-    command: list[str | Path] = ["envoy", "--config-path", ROOT / "deploy" / "envoy.yaml"]
+    command: list[str | Path] = [find("envoy") or "", "--config-path", ROOT / "deploy" / "envoy.yaml"]
     with host.started(*command, "--concurrency", "1", "--disable-hot-restart", log=log) as process:
         target = f"{host.address}:8001"
         ask = network.gateway.command([PYTHON, "-m", "vaeserve", "health", target])
