@@ -14,6 +14,7 @@ help: ## Show this list
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[all]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps kserve
 	@touch $@
 
 .PHONY: install
@@ -32,12 +33,14 @@ test-slow: .venv/installed ## Run the slow tests
 	$(BIN)/pytest -m "slow and not deploy"
 
 .PHONY: check
-check: .venv/installed ## Check format, lint, types, import contracts and generated code
+check: .venv/installed ## Check format, lint, types, import contracts, generated code and the wire
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate.py --check
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/released.json
 
 .PHONY: format
 format: .venv/installed ## Format the code, and mend what the linter can
@@ -47,6 +50,12 @@ format: .venv/installed ## Format the code, and mend what the linter can
 .PHONY: generate
 generate: .venv/installed ## Make the committed files that are made from others: protobuf code, JSON schema
 	$(BIN)/python scripts/generate.py
+
+.PHONY: release-wire
+release-wire: .venv/installed ## Record the protos as released: what breaks them is refused from then on
+	$(BIN)/buf build --path protos/vaeserve --exclude-source-info -o .wire.json
+	$(BIN)/python -m json.tool --indent 1 .wire.json protos/released.json
+	rm .wire.json
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's output

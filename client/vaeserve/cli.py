@@ -17,6 +17,7 @@ from rich.text import Text
 
 import vaeserve
 from vaeserve.errors import CallerError, MissingExtraError, OperatorError, VaeserveError
+from vaeserve.flags import connects
 from vaeserve.printable import printable
 
 app = typer.Typer(
@@ -211,6 +212,7 @@ def token(
 
 
 @app.command()
+@connects
 def score(
     data: Annotated[str, typer.Argument(metavar="INPUT", help="A file or folder of rows or images.")],
     out: Annotated[Path, typer.Option(help="The .parquet file to write.")],
@@ -248,6 +250,7 @@ def score(
 
 
 @app.command()
+@connects
 def generate(
     out: Annotated[Path, typer.Option(help="A table: .parquet or .csv. Images: .npz, .npy or .png.")],
     count: Annotated[int, typer.Option(help="How many rows.")],
@@ -275,6 +278,7 @@ def generate(
 
 
 @app.command()
+@connects
 def interpolate(
     data: Annotated[str, typer.Option(help="A file or folder of rows or images.")],
     start: Annotated[int, typer.Option(help="The row to begin with, counted from 0.")],
@@ -306,6 +310,7 @@ def interpolate(
 
 
 @app.command()
+@connects
 def health(
     target: Annotated[str, typer.Argument(metavar="HOST:PORT")],
     name: Annotated[str, typer.Option(help="A model, or liveness; the whole service if not given.")] = "",
