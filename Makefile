@@ -26,11 +26,11 @@ demo: .venv/installed ## Train, export, serve and score two data sets that come 
 
 .PHONY: test
 test: .venv/installed ## Run the tests (under 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not deploy" --numprocesses 2 --dist loadfile
 
 .PHONY: test-slow
 test-slow: .venv/installed ## Run the slow tests
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not deploy"
 
 .PHONY: check
 check: .venv/installed ## Check format, lint, types, import contracts, generated code and the wire

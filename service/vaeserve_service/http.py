@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from threading import Thread
 from typing import Any
 
@@ -105,6 +106,11 @@ class _Server(ThreadingHTTPServer):
         self._request_s = request_s
         self._deadlines: dict[socket.socket, float] = {}  # the next to pass is first
         super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind, and don't ask DNS for the host's name, as http.server does: nobody may answer, and it isn't read."""
+        TCPServer.server_bind(self)
+        self.server_port = self.server_address[1]
 
     def expect_request(self, connection: socket.socket) -> None:
         """Give a connection its time for one request, from now."""

@@ -1,6 +1,8 @@
 """The HTTP port against clients that are slow on purpose."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -76,3 +78,20 @@ def test_slow_connections_keep_nobody_out_and_hold_few_threads() -> None:
             assert connection.recv(1) == b""
         while threading.active_count() > before + MOST_CONNECTIONS:  # until pytest's time is up
             threading.Event().wait(0.01)
+
+
+# The port opened, and every question for a name that Python asks meanwhile.
+NAMES = """
+import sys
+sys.addaudithook(lambda event, _: print(event) if event.startswith("socket.get") else None)
+from vaeserve_service.config import ServerConfig
+from vaeserve_service.http import serve_http
+with serve_http(ServerConfig(http_port=0), ready=lambda: True, metrics=lambda: b"") as port:
+    print(port > 0)
+"""
+
+
+def test_the_port_opens_without_a_question_for_a_name() -> None:
+    """Where no DNS server answers, a start doesn't wait for one."""
+    done = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
