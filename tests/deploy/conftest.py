@@ -1,10 +1,14 @@
-"""Compositions of deploy/, rendered once a session."""
+"""Compositions of deploy/, rendered once a session, and a service that a Prometheus scrapes."""
 
-from collections.abc import Callable
+import ssl
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from tests.deploy.rendering import COMPOSITIONS, Manifest, render, write_overlay
+from tests.deploy.monitored import MODEL, Prometheus, asking, observed_service, prometheus_of, wait_until
+from tests.deploy.rendering import COMPOSITIONS, Manifest, of_kind, render, write_overlay
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,31 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[M
         return made[name]
 
     return of
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """What a live service shows, and the Prometheus that has scraped it under load."""
+
+    scrape: str
+    prometheus: Prometheus
+
+
+@pytest.fixture(scope="session")
+def monitored(
+    tmp_path_factory: pytest.TempPathFactory, rendered: Callable[[str], list[Manifest]]
+) -> Iterator[Monitored]:
+    """A service and a Prometheus with the rules of the PrometheusRule, after several scrapes under load."""
+    (rule,) = of_kind(rendered("everything"), "PrometheusRule")
+    folder = tmp_path_factory.mktemp("monitored")
+    with observed_service(folder) as (service, authority):
+        # A version that can't be loaded.
+        (folder / "repository" / MODEL / "2").mkdir()
+        (folder / "repository" / MODEL / "2" / "manifest.json").write_text("{}")
+        with prometheus_of(service, folder / "prometheus", rule["spec"]) as prometheus:
+            with asking(service, authority):
+                wait_until(lambda: max(prometheus.ask("count_over_time(up[5m])").values(), default=0) > 8)
+            context = ssl.create_default_context(cadata=authority.decode())
+            url = f"{service.http.replace('http://127.0.0.1', 'https://localhost')}/metrics"
+            with urllib.request.urlopen(url, timeout=20, context=context) as response:  # noqa: S310 - loopback
+                yield Monitored(response.read().decode(), prometheus)
