@@ -1,14 +1,18 @@
 """Compositions of deploy/, rendered once a session, and a service that a Prometheus scrapes."""
 
+import shutil
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import train_kind
 from tests.deploy.monitored import MODEL, Prometheus, asking, observed_service, prometheus_of, wait_until
 from tests.deploy.rendering import COMPOSITIONS, Manifest, of_kind, render, write_overlay
+from vaeserve_export.export import export
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +27,14 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[M
         return made[name]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of one small model."""
+    folder = tmp_path_factory.mktemp("model")
+    export(train_kind(MODEL, folder / "run", steps=20), folder / "repository", name=MODEL)
+    return folder / "repository"
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ def monitored(
     """A service and a Prometheus with the rules of the PrometheusRule, after several scrapes under load."""
     (rule,) = of_kind(rendered("everything"), "PrometheusRule")
     folder = tmp_path_factory.mktemp("monitored")
+    shutil.copytree(repository, folder / "repository")
     with observed_service(folder) as (service, authority):
         # A version that can't be loaded.
         (folder / "repository" / MODEL / "2").mkdir()

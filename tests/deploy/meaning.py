@@ -1,22 +1,17 @@
 """What no schema sees in manifests: whether they mean together what each alone says. Each check yields faults."""
 
-import json
 import re
 import shlex
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-import pytest
 import typer
 
+from tests.deploy.pods import Pod, amount, config_of, is_service, job_spec, matches, named, pods, services
 from tests.deploy.rendering import Manifest, of_kind
 from vaeserve.cli import app
-from vaeserve.config import load
-from vaeserve_service.config import ServiceConfig
 
-UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 GPU = "nvidia.com/gpu"
+COMPONENT = "app.kubernetes.io/component"
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 # What a user makes: claims and secrets that no folder here has.
 GIVEN_CLAIMS = {"vaeserve-data", "vaeserve-models"}
@@ -26,80 +21,6 @@ GIVEN_VARIABLES = {"MODELS_URL", "JOB_COMPLETION_INDEX"}
 EXIT_CODES = {2: "FailIndex", 143: "Ignore"}
 
 Faults = Iterator[str]
-
-
-@dataclass(frozen=True)
-class Pod:
-    """A pod that a manifest makes: whose, its labels and its spec."""
-
-    owner: Manifest
-    labels: Mapping[str, str]
-    spec: Manifest
-
-    @property
-    def containers(self) -> list[Manifest]:
-        """Every container, those that come first included."""
-        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
-
-    def __str__(self) -> str:
-        return named(self.owner)
-
-
-def named(manifest: Manifest) -> str:
-    """Return a manifest's kind and name."""
-    return f"{manifest['kind']}/{manifest['metadata']['name']}"
-
-
-def pods(manifests: Sequence[Manifest]) -> list[Pod]:
-    """Return the pods that are made; of a CronJob, its Job's; of a ServingRuntime, what KServe is given."""
-    found = []
-    for manifest in of_kind(manifests, "Deployment", "Job", "CronJob"):
-        template = job_spec(manifest)["template"] if manifest["kind"] != "Deployment" else manifest["spec"]["template"]
-        found.append(Pod(manifest, template["metadata"]["labels"], template["spec"]))
-    for manifest in of_kind(manifests, "ServingRuntime"):
-        (service,) = of_kind(manifests, "InferenceService")
-        spec = json.loads(json.dumps(manifest["spec"]).replace("{{.Name}}", service["metadata"]["name"]))
-        found.append(Pod(manifest, manifest["metadata"]["labels"], spec))
-    return found
-
-
-def job_spec(manifest: Manifest) -> Manifest:
-    """Return the spec of a Job, or of those that a CronJob makes."""
-    spec: Manifest = manifest["spec"]["jobTemplate"]["spec"] if manifest["kind"] == "CronJob" else manifest["spec"]
-    return spec
-
-
-def services(manifests: Sequence[Manifest]) -> list[Pod]:
-    """Return the pods of Deployments."""
-    return [pod for pod in pods(manifests) if pod.owner["kind"] == "Deployment"]
-
-
-def amount(quantity: str) -> float:
-    """Return a Kubernetes quantity as a number."""
-    matched = re.fullmatch(r"([\d.]+)(\w*)", str(quantity))
-    assert matched
-    return float(matched[1]) * UNITS[matched[2]]
-
-
-def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Return whether labels are selected by those of a selector, which must have some."""
-    return bool(selector) and selector.items() <= labels.items()
-
-
-def config_of(manifests: Sequence[Manifest], container: Manifest) -> ServiceConfig:
-    """Return what the service makes of a container's mounted file and variables; raises as it does for wrong ones."""
-    (file,) = [config["data"]["service.toml"] for config in of_kind(manifests, "ConfigMap")
-               if "service.toml" in config["data"]] or [""]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VAESERVE_REPOSITORY_PATH", "/models")  # the image's
-        for variable in container.get("env", []):
-            patch.setenv(variable["name"], variable["value"])
-        return load(ServiceConfig, defaults=tomllib.loads(file))
-
-
-def is_service(container: Manifest) -> bool:
-    """Return whether a container is the service's."""
-    return container.get("args", [""])[0] == "serve"
 
 
 def selectors(manifests: Sequence[Manifest]) -> Faults:
@@ -113,12 +34,24 @@ def selectors(manifests: Sequence[Manifest]) -> Faults:
                 yield f"{pod}: spreads other pods than its own over {spread['topologyKey']}"
     for manifest in of_kind(manifests, "Service", "PodDisruptionBudget", "NetworkPolicy"):
         spec = manifest["spec"]
-        selector = spec.get("podSelector", spec["selector"] if "selector" in spec else {})
+        selector = spec.get("podSelector", spec.get("selector", {}))
         selected = [pod for pod in pods(manifests) if matches(selector.get("matchLabels", selector), pod.labels)]
         if not selected:
             yield f"{named(manifest)}: selects no pod"
         if serving and len(selected) != len(serving):
             yield f"{named(manifest)}: selects {', '.join(map(str, selected))}"
+
+
+def peers(manifests: Sequence[Manifest]) -> Faults:
+    """A policy lets in clients and Prometheus, and out to DNS: none of them has the labels of our pods."""
+    for policy in of_kind(manifests, "NetworkPolicy"):
+        own = policy["spec"]["podSelector"]["matchLabels"][COMPONENT]
+        rules = [rule for way in ("ingress", "egress") for rule in policy["spec"].get(way, [])]
+        for peer in [peer for rule in rules for peer in (*rule.get("from", []), *rule.get("to", []))]:
+            if peer.get("podSelector", {}).get("matchLabels", {}).get(COMPONENT) == own:
+                yield f"{named(policy)}: is of its own pods alone"
+        if not any({"port": 53, "protocol": "UDP"} in rule.get("ports", []) for rule in rules):
+            yield f"{named(policy)}: keeps pods from DNS"
 
 
 def ports(manifests: Sequence[Manifest]) -> Faults:
@@ -410,9 +343,10 @@ def jobs(manifests: Sequence[Manifest]) -> Faults:
             said |= dict.fromkeys(codes["values"], rule["action"])
             if codes["containerName"] != container["name"]:
                 yield f"{named(manifest)}: a rule on {codes['containerName']}, which isn't there"
-        ignored = [rule for rule in spec["podFailurePolicy"]["rules"]
-                   if rule["action"] == "Ignore" and {"type": "DisruptionTarget", "status": "True"} in rule.get("onPodConditions", [])]  # fmt: skip
-        if not ignored:
+        drained = {"type": "DisruptionTarget", "status": "True"}
+        ignored = [drained in rule.get("onPodConditions", []) and rule["action"] == "Ignore"
+                   for rule in spec["podFailurePolicy"]["rules"]]  # fmt: skip
+        if not any(ignored):
             yield f"{named(manifest)}: counts a drained node as a failure"
         if said != EXIT_CODES:
             yield f"{named(manifest)}: exit codes mean {said}"
@@ -429,11 +363,11 @@ def repositories(manifests: Sequence[Manifest]) -> Faults:
 
 
 CHECKS: tuple[Callable[[Sequence[Manifest]], Faults], ...] = (
-    selectors, ports, routes, scrapes, references, stopping, rollouts, scaling, resources, restricted, tokens,
+    selectors, peers, ports, routes, scrapes, references, stopping, rollouts, scaling, resources, restricted, tokens,
     encryption, jobs, repositories,
 )  # fmt: skip
 
 
 def faults(manifests: Sequence[Manifest]) -> list[str]:
-    """Return every fault of manifests that are applied together; of wrong settings those alone, for others read them."""
+    """Return every fault of manifests that are applied together; of wrong settings, which other checks read, those."""
     return list(commands(manifests)) or [fault for check in CHECKS for fault in check(manifests)]

@@ -17,14 +17,12 @@ import grpc
 import numpy as np
 import yaml
 
-from tests.conftest import train_kind
 from tests.deploy.rendering import tool
 from tests.service.conftest import Authority
 from vaeserve.local import LocalService, serve_locally
 from vaeserve.tensors import to_tensor
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
-from vaeserve_export.export import export
 from vaeserve_service.callers import hashed, new_token
 
 MODEL = "table3"
@@ -66,8 +64,7 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 @contextmanager
 def observed_service(folder: Path) -> Iterator[tuple[LocalService, bytes]]:
-    """Yield a service with everything on that shows in metrics, and the authority of its certificate."""
-    export(train_kind(MODEL, folder / "run", steps=20), folder / "repository", name=MODEL)
+    """Yield a service of a folder's repository, with all on that shows in metrics, and its certificate's authority."""
     authority = Authority("authority")
     authority.issue().write(folder)
     (folder / "callers.toml").write_text(f'[scorer]\nscopes = ["infer"]\ntokens = ["{hashed(new_token())}"]\n')

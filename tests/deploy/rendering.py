@@ -26,6 +26,7 @@ COMPOSITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "everything-cuda": ("overlays/cuda", ("monitoring", "gateway", "tls", "access")),
     "keda": ("base", ("network-policy", "keda", "monitoring")),
     "models-image": ("overlays/cpu", ("models-image",)),
+    "canary": ("base", ("network-policy", "canary")),
     "score": ("jobs/score", ()),
     "nightly": ("jobs/nightly", ()),
     "train": ("jobs/train", ()),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import vaeserve
-from tests.deploy.meaning import faults, named, pods, targets
+from tests.deploy.meaning import faults, targets
+from tests.deploy.pods import named, pods
 from tests.deploy.rendering import COMPOSITIONS, Manifest, of_kind
 
 pytestmark = pytest.mark.deploy
@@ -51,6 +52,9 @@ FAULTS = [
     Fault("cpu", "PodDisruptionBudget/vaeserve", f"spec.selector.matchLabels|{LABEL}", "x", "selects no pod"),
     Fault("cpu", "NetworkPolicy/vaeserve", f"spec.podSelector.matchLabels|{LABEL}", "x", "selects no pod"),
     Fault("score", "NetworkPolicy/vaeserve-score", f"spec.podSelector.matchLabels|{LABEL}", "x", "selects no pod"),
+    Fault("canary", "NetworkPolicy/vaeserve-canary", f"spec.ingress.0.from.0.podSelector.matchLabels|{LABEL}", "canary",
+          "is of its own pods alone"),
+    Fault("cpu", "NetworkPolicy/vaeserve", "spec.egress", [], "keeps pods from DNS"),
     Fault("cpu", "Service/vaeserve", "spec.ports.0.targetPort", "gprc", "port gprc"),
     Fault("cpu", "NetworkPolicy/vaeserve", "spec.ingress.0.ports.0.port", "gprc", "port gprc"),
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.readinessProbe.grpc.port", 8003, "port 8003"),
@@ -62,7 +66,8 @@ FAULTS = [
     Fault("everything", "ServiceMonitor/vaeserve", "spec.endpoints.0.port", "metrics", "metrics 0 times"),
     Fault("everything", "ServiceMonitor/vaeserve", "spec.endpoints.0.port", "grpc", "grpc 2 times"),
     Fault("everything", "ServiceMonitor/vaeserve", "spec.endpoints.0.scheme", "http", "asks by http"),
-    Fault("everything", "ServiceMonitor/vaeserve", f"spec.selector.matchLabels|{LABEL}", "x", "http 0 times"),
+    Fault("everything", "ServiceMonitor/vaeserve", "spec.selector.matchLabels|app.kubernetes.io/name", "x",
+          "http 0 times"),
     Fault("cpu", "Deployment/vaeserve", f"{POD}.serviceAccountName", "vae", "refers to ServiceAccount/vae,"),
     Fault("cpu", "Deployment/vaeserve", f"{POD}.volumes.0.configMap.name", "vae", "refers to ConfigMap/vae,"),
     Fault("everything", "Deployment/vaeserve", f"{POD}.volumes.1.name", "vae", "mounts"),
@@ -101,7 +106,7 @@ FAULTS = [
     Fault("score", "Job/vaeserve-score", f"{CONTAINER}.args.8", "--json", "begins anew"),
     Fault("score", "Job/vaeserve-score", "spec.podFailurePolicy.rules.0.onExitCodes.values", [1], "exit codes mean"),
     Fault("score", "Job/vaeserve-score", "spec.podFailurePolicy.rules.0.onExitCodes.containerName", "x", "a rule on x"),
-    Fault("score", "Job/vaeserve-score", "spec.podFailurePolicy.rules.2.onPodConditions.0.type", "Ready", "drained node"),
+    Fault("score", "Job/vaeserve-score", "spec.podFailurePolicy.rules.2.action", "Count", "counts a drained node"),
     Fault("score", "Job/vaeserve-score", f"{POD}.restartPolicy", "OnFailure", "doesn't count its failures"),
     Fault("score", "Job/vaeserve-score", "spec.successPolicy", {"rules": [{"succeededCount": 1}]}, "calls a part"),
     Fault("nightly", "CronJob/vaeserve-score", "spec.concurrencyPolicy", "Allow", "runs beside itself"),
@@ -139,8 +144,8 @@ def test_two_autoscalers_are_refused(rendered: Rendered) -> None:
     assert [said for said in faults(both) if "pull at one Deployment" in said]
 
 
-def test_jobs_and_the_service_leave_each_other_alone(rendered: Rendered) -> None:
-    """Where all are applied, the service's Services, budget and policy select no pod of a job."""
+def test_what_is_applied_together_leaves_each_other_alone(rendered: Rendered) -> None:
+    """Of the service, its canary and the jobs, the Services, budgets and policies select each its own pods only."""
     for selecting in (rendered("cpu"), rendered("score"), rendered("train")):
         others = [
             manifest for name in ("cpu", "score", "train") for manifest in of_kind(rendered(name), "Deployment", "Job")

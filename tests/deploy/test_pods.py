@@ -1,4 +1,4 @@
-"""Every pod's container really run on this machine: its command, settings and probes, on folders in place of volumes."""
+"""Every pod's container run on this machine: its command, settings and probes, on folders in place of volumes."""
 
 import http.client
 import os
@@ -18,8 +18,9 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from numpy.typing import NDArray
 
-from tests.conftest import Models
-from tests.deploy.meaning import PROBES, Pod, pods
+from tests.deploy.conftest import MODEL
+from tests.deploy.meaning import PROBES
+from tests.deploy.pods import Pod, pods
 from tests.deploy.rendering import Manifest, of_kind
 from tests.service.conftest import Authority
 from vaeserve.bundle import Bundle
@@ -33,7 +34,6 @@ pytestmark = pytest.mark.deploy
 Rendered = Callable[[str], list[Manifest]]
 Container = dict[str, Any]
 
-MODEL = "table7"
 MODELS = ("/models", "/mnt/models")
 SETTINGS = ("base", "cpu", "kserve", "everything")
 TOKEN = new_token()
@@ -45,9 +45,9 @@ def pod_of(manifests: list[Manifest], kind: str) -> Pod:
     return found
 
 
-def folders(tmp_path: Path, manifests: list[Manifest], models: Models) -> dict[str, Path]:
+def folders(tmp_path: Path, manifests: list[Manifest], repository: Path) -> dict[str, Path]:
     """Return what is mounted where: the models, and folders with the settings and the secrets of a pod."""
-    made = dict.fromkeys(MODELS, models.repository)
+    made = dict.fromkeys(MODELS, repository)
     for name in ("/etc/vaeserve", "/run/secrets/vaeserve/tls", "/run/secrets/vaeserve/access", "/data", "/tmp"):  # noqa: S108
         made[name] = tmp_path / name.strip("/")
         made[name].mkdir(parents=True)
@@ -63,15 +63,14 @@ def folders(tmp_path: Path, manifests: list[Manifest], models: Models) -> dict[s
 
 def placed(text: str, mounts: Mapping[str, Path]) -> str:
     """Return a text with the paths of mounts replaced by where those are here."""
-    for mount in sorted(mounts, key=len, reverse=True):
-        text = re.sub(rf"(?<![\w/]){re.escape(mount)}(?=/|$)", str(mounts[mount]), text)
-    return text
+    paths = "|".join(sorted(map(re.escape, mounts), key=len, reverse=True))
+    return re.sub(rf"(?<![\w/])({paths})(?=/|$)", lambda found: str(mounts[found[1]]), text)
 
 
 def words(container: Container, variables: Mapping[str, str], mounts: Mapping[str, Path]) -> list[str]:
     """Return a container's arguments, as Kubernetes and the mounts make them."""
-    given = [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in container["args"]]
-    return [placed(word, mounts) for word in given]
+    here = [placed(word, mounts) for word in container["args"]]
+    return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in here]
 
 
 @contextmanager
@@ -110,12 +109,12 @@ def probe(service: LocalService, container: Container, way: Mapping[str, Any]) -
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_probes_find_what_the_service_registers(
-    rendered: Rendered, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    rendered: Rendered, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The pod's own command and settings start a service, and each of its probes finds it well."""
     manifests = rendered(name)
     pod = pod_of(manifests, "ServingRuntime" if name == "kserve" else "Deployment")
-    mounts = folders(tmp_path, manifests, models)
+    mounts = folders(tmp_path, manifests, repository)
     with started(pod, mounts, tmp_path / "log", monkeypatch) as (service, container):
         for kind in PROBES:
             if kind in container:
@@ -123,40 +122,44 @@ def test_probes_find_what_the_service_registers(
 
 
 def test_a_probe_of_a_name_that_isnt_registered_fails(
-    rendered: Rendered, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rendered: Rendered, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were the liveness name misspelt, the pod would never start."""
     manifests = rendered("base")
-    mounts = folders(tmp_path, manifests, models)
+    mounts = folders(tmp_path, manifests, repository)
     with started(pod_of(manifests, "Deployment"), mounts, tmp_path / "log", monkeypatch) as (service, container):
         assert probe(service, container, {"grpc": {"port": 8001, "service": "livenes"}}) is False
 
 
 def test_the_route_leads_to_services_that_are_served(
-    rendered: Rendered, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rendered: Rendered, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every service of the GRPCRoute is one that the pod's reflection names, and the admin's isn't among them."""
     (route,) = of_kind(rendered("everything"), "GRPCRoute")
     routed = {match["method"]["service"] for rule in route["spec"]["rules"] for match in rule["matches"]}
     manifests = rendered("base")
-    mounts = folders(tmp_path, manifests, models)
-    with started(pod_of(manifests, "Deployment"), mounts, tmp_path / "log", monkeypatch) as (service, _):
-        with grpc.insecure_channel(service.target) as channel:
-            ask = reflection_pb2.ServerReflectionRequest(list_services="")
-            (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))
+    mounts = folders(tmp_path, manifests, repository)
+    with (
+        started(pod_of(manifests, "Deployment"), mounts, tmp_path / "log", monkeypatch) as (service, _),
+        grpc.insecure_channel(service.target) as channel,
+    ):
+        ask = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))
     assert routed <= {service.name for service in answer.list_services_response.service}
     assert "vaeserve.v1.ModelAdmin" not in routed
 
 
 def test_kserve_serves_the_model_of_its_name(
-    rendered: Rendered, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rendered: Rendered, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the repository at /mnt/models, the model that is called as the InferenceService."""
     manifests = rendered("kserve")
-    mounts = folders(tmp_path, manifests, models)
-    with started(pod_of(manifests, "ServingRuntime"), mounts, tmp_path / "log", monkeypatch) as (service, _):
-        with Client(service.target) as client:
-            assert [model.name for model in client.models()] == [MODEL]
+    mounts = folders(tmp_path, manifests, repository)
+    with (
+        started(pod_of(manifests, "ServingRuntime"), mounts, tmp_path / "log", monkeypatch) as (service, _),
+        Client(service.target) as client,
+    ):
+        assert [model.name for model in client.models()] == [MODEL]
 
 
 def execute(container: Container, variables: Mapping[str, str], mounts: Mapping[str, Path]) -> int:
@@ -179,24 +182,24 @@ def rows_of_the_model(path: Path, rows: NDArray[Any]) -> None:
     pq.write_table(pa.table({f"c{index}": column for index, column in enumerate(rows.T)}), path)
 
 
-def test_models_are_fetched(rendered: Rendered, models: Models, tmp_path: Path) -> None:
+def test_models_are_fetched(rendered: Rendered, repository: Path, tmp_path: Path) -> None:
     """The init container copies a repository from a store into the empty volume, where its bundles are whole."""
     pod = pod_of(rendered("everything"), "Deployment")
     (fetch,) = pod.spec["initContainers"]
     target = tmp_path / "models"
     target.mkdir()
-    url = models.repository.as_uri()
+    url = repository.as_uri()
     assert execute(fetch, {"MODELS_URL": url}, {"/models": target}) == 0
-    assert Bundle.open(target / MODEL / "1").manifest == models.bundles[MODEL].manifest
+    assert Bundle.open(target / MODEL / "1").manifest == Bundle.open(repository / MODEL / "1").manifest
     assert execute(fetch, {"MODELS_URL": f"{url}/absent"}, {"/models": target}) != 0
 
 
 def test_the_job_trains_and_exports(
-    rendered: Rendered, models: Models, tmp_path: Path, rows_of: Callable[..., NDArray[Any]]
+    rendered: Rendered, repository: Path, tmp_path: Path, rows_of: Callable[..., NDArray[Any]]
 ) -> None:
     """Run one after the other, its containers leave a whole bundle in the repository; a second export is the next."""
     manifests = rendered("train")
-    mounts = folders(tmp_path, manifests, models)
+    mounts = folders(tmp_path, manifests, repository)
     mounts["/models"] = tmp_path / "repository"
     mounts["/models"].mkdir()
     rows_of_the_model(mounts["/data"] / "rows.parquet", rows_of(MODEL, 300))
@@ -209,15 +212,15 @@ def test_the_job_trains_and_exports(
 
 
 def test_the_indexed_job_scores_every_row(
-    rendered: Rendered, models: Models, tmp_path: Path, rows_of: Callable[..., NDArray[Any]]
+    rendered: Rendered, repository: Path, tmp_path: Path, rows_of: Callable[..., NDArray[Any]]
 ) -> None:
     """Its pods, each with its index, leave a finished folder; bad input ends one with the code that isn't retried."""
     manifests = rendered("score")
-    mounts = folders(tmp_path, manifests, models)
+    mounts = folders(tmp_path, manifests, repository)
     pod = pod_of(manifests, "Job")
     (container,) = pod.containers
     rows_of_the_model(mounts["/data"] / "rows.parquet", rows_of(MODEL, 300))
-    variables = variables_of(manifests, mounts) | {"JOB": "vaeserve-score", "BUNDLE": str(models.bundles[MODEL].path)}
+    variables = variables_of(manifests, mounts) | {"JOB": "vaeserve-score", "BUNDLE": str(repository / MODEL / "1")}
     for index in range(pod.owner["spec"]["completions"]):
         assert execute(container, variables | {"JOB_COMPLETION_INDEX": str(index)}, mounts) == 0
     assert (Path(variables["OUT"]) / "vaeserve-score" / "_SUCCESS").exists()
