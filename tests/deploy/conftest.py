@@ -47,7 +47,7 @@ class Monitored:
 
 @pytest.fixture(scope="session")
 def monitored(
-    tmp_path_factory: pytest.TempPathFactory, rendered: Callable[[str], list[Manifest]]
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, rendered: Callable[[str], list[Manifest]]
 ) -> Iterator[Monitored]:
     """A service and a Prometheus with the rules of the PrometheusRule, after several scrapes under load."""
     (rule,) = of_kind(rendered("everything"), "PrometheusRule")

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import typer
 
@@ -337,7 +337,7 @@ def jobs(manifests: Sequence[Manifest]) -> Faults:
             yield f"{named(manifest)}: calls a part a success"
         if pod["restartPolicy"] != "Never" or "backoffLimitPerIndex" not in spec:
             yield f"{named(manifest)}: Kubernetes doesn't count its failures"
-        said = {}
+        said: dict[int, str] = {}
         for rule in spec["podFailurePolicy"]["rules"]:
             codes = rule.get("onExitCodes", {"values": [], "containerName": container["name"]})
             said |= dict.fromkeys(codes["values"], rule["action"])

@@ -86,4 +86,4 @@ def config_of(manifests: Sequence[Manifest], container: Manifest) -> ServiceConf
 
 def is_service(container: Manifest) -> bool:
     """Return whether a container is the service's."""
-    return container.get("args", [""])[0] == "serve"
+    return bool(container.get("args", [""])[0] == "serve")

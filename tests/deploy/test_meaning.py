@@ -115,6 +115,16 @@ FAULTS = [
 ]  # fmt: skip
 
 
+# The images that have a container's command, by the end of their tag.
+TARGETS = {
+    "serve": (None, "-cuda"),
+    "fetch": ("-jobs",),
+    "score": ("-jobs",),
+    "train": ("-train",),
+    "export": ("-train",),
+}
+
+
 def broken(manifests: list[Manifest], fault: Fault) -> list[Manifest]:
     """Return a copy with a fault put into it. Keys that have dots stand after a bar."""
     made = copy.deepcopy(manifests)
@@ -183,5 +193,4 @@ def test_images_are_this_version(rendered: Rendered, name: str) -> None:
             tag = re.fullmatch(rf"vaeserve:{re.escape(vaeserve.__version__)}(-cuda|-jobs|-train)?", container["image"])
             assert tag, container["image"]
             command = "fetch" if "command" in container else container["args"][0]
-            expected = {"serve": {None, "-cuda"}, "fetch": {"-jobs"}, "score": {"-jobs"}}.get(command, {"-train"})
-            assert tag[1] in expected
+            assert tag[1] in TARGETS[command]

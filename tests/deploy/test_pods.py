@@ -18,7 +18,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from numpy.typing import NDArray
 
-from tests.deploy.conftest import MODEL
+from tests.deploy.monitored import MODEL
 from tests.deploy.meaning import PROBES
 from tests.deploy.pods import Pod, pods
 from tests.deploy.rendering import Manifest, of_kind
@@ -144,7 +144,8 @@ def test_the_route_leads_to_services_that_are_served(
         grpc.insecure_channel(service.target) as channel,
     ):
         ask = reflection_pb2.ServerReflectionRequest(list_services="")
-        (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (answer,) = stub.ServerReflectionInfo(iter([ask]))
     assert routed <= {service.name for service in answer.list_services_response.service}
     assert "vaeserve.v1.ModelAdmin" not in routed
 
@@ -162,7 +163,7 @@ def test_kserve_serves_the_model_of_its_name(
         assert [model.name for model in client.models()] == [MODEL]
 
 
-def execute(container: Container, variables: Mapping[str, str], mounts: Mapping[str, Path]) -> int:
+def execute(container: Container, variables: dict[str, str], mounts: Mapping[str, Path]) -> int:
     """Run a job's container to its end, and return its exit code."""
     command = container.get("command", ["vaeserve"])
     program = {"vaeserve": [sys.executable, "-m", "vaeserve"], "python": [sys.executable]}[command[0]]
