@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.deploy.conftest import Monitored
 from tests.deploy.meaning import targets
 from tests.deploy.monitored import LABELS
-from tests.deploy.rendering import DEPLOY, ROOT, Manifest, of_kind, run
+from tests.deploy.rendering import DEPLOY, Manifest, of_kind, run
 
 pytestmark = pytest.mark.deploy
 
@@ -88,16 +88,6 @@ def test_a_broken_alert_is_found(rule: Manifest, tmp_path: Path, *, name: str, o
     tests["tests"] = [case for case in tests["tests"] if case["name"].startswith(f"{name},")]
     path = put_beside(tmp_path, {"groups": [broken]}, yaml.safe_dump(tests))
     assert "FAILED" in run("promtool", "test", "rules", path, check=False)
-
-
-def test_each_alert_leads_to_what_to_do(rule: Manifest) -> None:
-    """Its runbook is a heading of docs/operations.md, and every heading of an alert there is of one that there is."""
-    page = (ROOT / "docs" / "operations.md").read_text()
-    headings = re.findall(r"^#+ (Vaeserve\w+)$", page, re.MULTILINE)
-    assert sorted(headings) == sorted(alerts(rule))
-    for name, alert in alerts(rule).items():
-        assert alert["annotations"]["runbook_url"] == f"docs/operations.md#{name.lower()}"
-        assert alert["labels"]["severity"] in ("page", "ticket")
 
 
 def exported(monitored: Monitored) -> set[str]:
