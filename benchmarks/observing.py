@@ -64,7 +64,7 @@ def _costs(bundle: Bundle, *, calls: int) -> dict[str, float]:
 
     counted: dict[str, Callable[[], None]] = {
         "call": call,
-        "batch": lambda: record.batch(batch),
+        "batch": lambda: record.batch("score", batch),
         "scores": lambda: record.drift.add(scores),
     }
     return {name: _microseconds(count, calls) for name, count in counted.items()}

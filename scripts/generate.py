@@ -14,25 +14,32 @@ from pydantic.json_schema import GenerateJsonSchema
 from vaeserve.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
+# Where the packages lie that have protos, whose paths are Python's.
+COMPONENTS = {"vaeserve": "client", "vaeserve_service": "service"}
 
 
 def generate(into: Path) -> list[Path]:
     """Write every generated file below `into`, at its path in the repository; return those paths."""
-    client = into / "client"
-    client.mkdir(parents=True, exist_ok=True)
-    protos = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
-    outputs = [f"--{kind}_out={client}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    subprocess.run(  # noqa: S603 - our own arguments
-        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT / 'protos'}", *outputs, *protos],
-        check=True,
-        # protoc finds its plugins, mypy-protobuf's among them, on PATH.
-        env={"PATH": str(Path(sys.executable).parent)},
-    )
+    for package, component in COMPONENTS.items():
+        _generate_protobuf(package, into / component)
     schema = into / "docs" / "manifest.schema.json"
     schema.parent.mkdir(parents=True, exist_ok=True)
     said = {"$schema": GenerateJsonSchema.schema_dialect, **Manifest.model_json_schema()}
     schema.write_text(json.dumps(said | {"title": "The manifest of a vaeserve bundle"}, indent=2) + "\n")
     return sorted(path.relative_to(into) for path in into.rglob("*") if path.is_file())
+
+
+def _generate_protobuf(package: str, into: Path) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    root = ROOT / "protos"
+    protos = sorted(str(path.relative_to(root)) for path in (root / package).rglob("*.proto"))
+    outputs = [f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    subprocess.run(  # noqa: S603 - our own arguments
+        [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={root}", *outputs, *protos],
+        check=True,
+        # protoc finds its plugins, mypy-protobuf's among them, on PATH.
+        env={"PATH": str(Path(sys.executable).parent)},
+    )
 
 
 def main() -> int:

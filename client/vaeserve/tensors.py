@@ -66,23 +66,14 @@ def from_tensor(tensor: pb.Tensor, where: str = "tensor", *, most_elements: int 
     Raises InvalidInputError, naming `where`, if its parts contradict each other; OutOfRangeError for more than
     `most_elements` of them, before there is any memory for them.
     """
-    if len(tensor.shape) > _MOST_DIMENSIONS:
-        raise InvalidInputError(f"{where}: {len(tensor.shape)} dimensions; expected {_MOST_DIMENSIONS} at most")
-    shape = tuple(tensor.shape)
-    if not shape or min(shape) < 0:
-        raise InvalidInputError(f"{where}: shape {list(shape)}; expected one dimension or more, none negative")
-    count = math.prod(shape)  # Python's integers, for a hostile shape overflows NumPy's
-    if most_elements is not None and count > most_elements:
-        raise OutOfRangeError(
-            f"{where}: shape {list(shape)}, {count} elements; the service takes {most_elements} in a tensor at most"
-        )
+    shape, count = checked_shape(tensor.shape, where, most_elements=most_elements)
     if tensor.dtype == pb.STRING:
         if len(tensor.strings) != count or tensor.data:
             raise InvalidInputError(
                 f"{where}: {len(tensor.strings)} strings and {len(tensor.data)} bytes of data; "
                 f"shape {list(shape)} takes {count} strings and no data"
             )
-        return _shaped(np.array(tensor.strings, dtype=object), shape, where)
+        return shaped(np.array(tensor.strings, dtype=object), shape, where)
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise InvalidInputError(f"{where}: dtype {_name(tensor.dtype)}; expected {', '.join(_known())}")
@@ -91,7 +82,7 @@ def from_tensor(tensor: pb.Tensor, where: str = "tensor", *, most_elements: int 
             f"{where}: {len(tensor.data)} bytes of data and {len(tensor.strings)} strings; {_name(tensor.dtype)} of "
             f"shape {list(shape)} takes {count * dtype.itemsize} bytes and no strings"
         )
-    return _shaped(np.frombuffer(tensor.data, dtype=dtype), shape, where)
+    return shaped(np.frombuffer(tensor.data, dtype=dtype), shape, where)
 
 
 def from_tensors(tensors: Sequence[pb.Tensor]) -> dict[str, NDArray[Any]]:
@@ -99,7 +90,25 @@ def from_tensors(tensors: Sequence[pb.Tensor]) -> dict[str, NDArray[Any]]:
     return {tensor.name: from_tensor(tensor, tensor.name) for tensor in tensors}
 
 
-def _shaped(flat: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+def checked_shape(
+    lengths: Sequence[int], where: str, *, most_elements: int | None = None
+) -> tuple[tuple[int, ...], int]:
+    """Return a shape from the wire, and how many elements it has; raises as `from_tensor` does."""
+    if len(lengths) > _MOST_DIMENSIONS:
+        raise InvalidInputError(f"{where}: {len(lengths)} dimensions; expected {_MOST_DIMENSIONS} at most")
+    shape = tuple(lengths)
+    if not shape or min(shape) < 0:
+        raise InvalidInputError(f"{where}: shape {list(shape)}; expected one dimension or more, none negative")
+    count = math.prod(shape)  # Python's integers, for a hostile shape overflows NumPy's
+    if most_elements is not None and count > most_elements:
+        raise OutOfRangeError(
+            f"{where}: shape {list(shape)}, {count} elements; the service takes {most_elements} in a tensor at most"
+        )
+    return shape, count
+
+
+def shaped(flat: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+    """Return an array in a shape of as many elements; raises InvalidInputError for one that NumPy doesn't have."""
     try:
         return flat.reshape(shape)
     except ValueError:  # a larger dimension than NumPy has

@@ -29,6 +29,11 @@ SCOPES: dict[str, Scope] = {
     "grpc.reflection.v1.ServerReflection": "reflection",
     "grpc.reflection.v1alpha.ServerReflection": "reflection",
 }
+# What a method takes that isn't as its service.
+METHOD_SCOPES: dict[str, Scope] = {
+    "inference.GRPCInferenceService/RepositoryModelLoad": "admin",
+    "inference.GRPCInferenceService/RepositoryModelUnload": "admin",
+}
 # What a service that isn't among them takes.
 STRONGEST: Scope = "admin"
 
@@ -135,8 +140,9 @@ class Gate(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """Return the handler of a call, or one that refuses it."""
-        service = handler_call_details.method.rpartition("/")[0].removeprefix("/")
-        scope = SCOPES.get(service, STRONGEST)
+        method = handler_call_details.method.removeprefix("/")
+        service = method.rpartition("/")[0]
+        scope = METHOD_SCOPES.get(method) or SCOPES.get(service, STRONGEST)
         if service in OPEN or self._access.is_open(scope):
             return await continuation(handler_call_details)
         authorization = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]

@@ -35,7 +35,7 @@ class Batcher(Generic[K]):
         max_delay_s: float,
         queue_rows: int,
         queue_bytes: int,
-        on_batch: Callable[[Batch], None] = lambda _: None,
+        on_batch: Callable[[K, Batch], None] = lambda *_: None,
     ) -> None:
         self._compute = compute
         self._runners = runners
@@ -84,7 +84,7 @@ class Batcher(Generic[K]):
                 max_rows=self._max_rows,
                 max_delay_s=self._max_delay_s,
                 backlog=self._backlog,
-                on_batch=self._on_batch,
+                on_batch=partial(self._on_batch, key),
             )
         return queue
 

@@ -28,7 +28,7 @@ class Call:
     Only what is served gets into `rpc`, `model` and `version`, so that they may label a metric. Who asks is read from
     its `metadata` only where it is needed. The requests of a stream are calls of their own, its parts.
 
-    on_answered: is told of each part of a stream that has been answered.
+    on_answered: is told of each part of a stream that has been answered, and with which code.
     on_computed: is told of each request for rows, a future, once it is done.
     on_ended: is told the code that it ended with.
     """
@@ -42,7 +42,7 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     streaming: bool = False
     stream: "Call | None" = None
-    on_answered: Callable[["Call"], None] = lambda _: None
+    on_answered: Callable[["Call", StatusCode], None] = lambda *_: None
     on_computed: Callable[[Future[Any]], None] | None = None
     on_ended: Callable[[StatusCode], None] | None = None
     _request_id: str = ""
@@ -87,7 +87,12 @@ class Call:
         self.rows = rows
         if self.stream is not None:
             self.stream.rows += rows
-            self.stream.on_answered(self)
+            self.stream.on_answered(self, StatusCode.OK)
+
+    def refuse(self, code: StatusCode) -> None:
+        """Have this part of a stream answered with what is wrong with it; the stream goes on."""
+        if self.stream is not None:
+            self.stream.on_answered(self, code)
 
 
 # The call that code runs for, in the task that answers it and those that it starts.

@@ -21,11 +21,12 @@ Version = Annotated[int, Field(ge=1, lt=10**18)]
 
 
 class ServerConfig(Section):
-    """Where to listen; port 0 takes a free one."""
+    """Where to listen, and what is offered there beside the service's own RPCs; port 0 takes a free one."""
 
     host: str = "0.0.0.0"  # noqa: S104 - a container's service is reached from outside it
     grpc_port: Port = 8001
     http_port: Port = 8002
+    open_inference: bool = True
     reflection: bool = True
     metrics: bool = True
 
@@ -152,7 +153,7 @@ class DrainConfig(Section):
 
 
 class AdminConfig(Section):
-    """Whether callers may load and unload models, `vaeserve.v1.ModelAdmin`."""
+    """Whether callers may load and unload models, by `vaeserve.v1.ModelAdmin` or the Open Inference Protocol."""
 
     enabled: bool = False
 

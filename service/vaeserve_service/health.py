@@ -26,6 +26,10 @@ class Health(health_pb2_grpc.HealthServicer):
         """Whether the service as a whole serves."""
         return self._states[""] == SERVING
 
+    def serves(self, name: str) -> bool:
+        """Return whether a name serves."""
+        return self._states.get(name) == SERVING
+
     def set(self, name: str, *, serving: bool) -> None:
         """Set the state of a name, unless it is closed."""
         if self._closed:

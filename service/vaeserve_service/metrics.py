@@ -4,7 +4,7 @@ What every call adds to is counted by ourselves and put into Prometheus' form wh
 """
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.metrics import disable_created_metrics
@@ -17,7 +17,7 @@ from vaeserve import __version__
 from vaeserve.manifest import CalibrationSummary
 from vaeserve_service import histogram, runtime
 from vaeserve_service.call import Call
-from vaeserve_service.record import Record
+from vaeserve_service.record import Record, Tally
 
 LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LOAD_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -128,6 +128,11 @@ class Metrics(Collector):
         if record is None or record.drift.calibration != calibration:
             record = self._records[model, version] = Record(calibration)
         return record
+
+    def tallies(self, model: str, version: str) -> Mapping[str, Tally]:
+        """Return what became of a version's requests, by operation."""
+        record = self._records.get((model, version))
+        return record.tallies if record else {}
 
     def watch(self, model: str, version: str, waiting_rows: Callable[[], int]) -> None:
         """Show a loaded model and its queue."""

@@ -29,10 +29,13 @@ _ATTRIBUTION_BYTES = 32
 _NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value", "anomalous", "status")
 
 
+OperationName = Literal["score", "encode", "decode", "reconstruct"]
+
+
 class Operation(NamedTuple):
     """What requests must share to be joined."""
 
-    name: Literal["encode", "decode", "reconstruct", "score"]
+    name: OperationName
     options: ScoreOptions = ScoreOptions()
 
 
@@ -47,7 +50,7 @@ class Model:
         *,
         config: ServiceConfig,
         runners: Runners,
-        on_batch: Callable[[Batch], None] = lambda _: None,
+        on_batch: Callable[[str, Batch], None] = lambda *_: None,
         on_scores: Callable[[Scores], None] = lambda _: None,
     ) -> None:
         self.name = name
@@ -58,6 +61,7 @@ class Model:
         self._signature = bundle.manifest.signature
         self._noise = bundle.noise
         self._limits = config.limits
+        self.encoder_outputs, self.decoder_outputs = runtime.gives("encoder"), runtime.gives("decoder")
         self._row_bytes = {"encode": runtime.row_bytes("encoder"), "decode": runtime.row_bytes("decoder")}
         self._row_bytes["reconstruct"] = self._row_bytes["decode"]
         self._batcher: Batcher[Operation] = Batcher(
@@ -67,7 +71,7 @@ class Model:
             max_delay_s=config.batching.max_delay_ms / 1000,
             queue_rows=config.limits.queue_rows,
             queue_bytes=config.limits.queue_bytes,
-            on_batch=on_batch,
+            on_batch=lambda operation, batch: on_batch(operation.name, batch),
         )
 
     @property
@@ -75,21 +79,21 @@ class Model:
         """How many rows wait for a runner."""
         return self._batcher.waiting_rows
 
-    async def encode(self, inputs: Arrays) -> Arrays:
-        """Return each row's `mean` and `log_variance` [rows, latent] and `status` [rows]."""
-        return await self._submit(Operation("encode"), inputs)
+    def encode(self, inputs: Arrays) -> Request:
+        """Have rows encoded; its outputs are their `mean` and `log_variance` [rows, latent] and `status` [rows]."""
+        return self._submit(Operation("encode"), inputs)
 
-    async def reconstruct(self, inputs: Arrays) -> Arrays:
-        """Return the decoder's outputs at each row's posterior mean, and `status` [rows]."""
-        return await self._submit(Operation("reconstruct"), inputs)
+    def reconstruct(self, inputs: Arrays) -> Request:
+        """Have rows reconstructed; its outputs are the decoder's at their posterior means, and `status` [rows]."""
+        return self._submit(Operation("reconstruct"), inputs)
 
-    async def decode(self, latents: NDArray[Any]) -> Arrays:
-        """Return the decoder's outputs for `latents` [rows, latent].
+    def decode(self, latents: NDArray[Any]) -> Request:
+        """Have `latents` [rows, latent] decoded; its outputs are the decoder's.
 
         Raises InvalidInputError for latents of another form, OutOfRangeError for such as lie past LARGEST_LATENT.
         """
         self._refuse_too_many("rows", len(latents), Operation("decode"))
-        return await self._enqueue(Operation("decode"), {"z": check_latents(latents, self.manifest.latent_dim)})
+        return self._enqueue(Operation("decode"), {"z": check_latents(latents, self.manifest.latent_dim)})
 
     async def generate(self, count: int, *, seed: int, temperature: float) -> Arrays:
         """Return the decoder's outputs for `count` of `prior_draws`.
@@ -111,6 +115,11 @@ class Model:
         first, last = one_latent(start, "start", latent_dim), one_latent(end, "end", latent_dim)
         latents = path(first, last, steps=steps, method=method)
         return await self.decode(latents), latents
+
+    def most_rows(self, operation: OperationName) -> int:
+        """Return how many rows a request may have, and its answer, if nothing else is asked for."""
+        row_bytes = self._row_bytes.get(operation) or self._score_bytes(ScoreOptions())
+        return min(self._limits.request_rows, self._limits.response_bytes // row_bytes)
 
     def score(self, inputs: Arrays, options: ScoreOptions) -> Request:
         """Have rows scored; its outputs are the fields of Scores by their names, `attributions` where asked for.

@@ -30,9 +30,9 @@ class Observer:
             with _spared():
                 self._tracing.begin(call)
 
-    def answered(self, part: Call) -> None:
-        """See one request of a stream answered."""
-        self._metrics.answered(part, "OK", rows=part.rows)
+    def answered(self, part: Call, code: grpc.StatusCode) -> None:
+        """See one request of a stream answered, if only with what is wrong with it."""
+        self._metrics.answered(part, code.name, rows=part.rows)
 
     def end(self, call: Call, code: grpc.StatusCode) -> None:
         """See a call end with a code; a stream whose requests were all answered has been counted with them."""

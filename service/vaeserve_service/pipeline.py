@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from vaeserve.errors import OverloadedError
 
@@ -23,14 +23,22 @@ class Pending(Protocol[U_co]):
         ...
 
 
+def _raise(_: object, error: OverloadedError) -> NoReturn:
+    raise error
+
+
 async def in_order(
-    requests: AsyncIterator[T], answer: Callable[[T], Pending[U_co]], *, most: int
+    requests: AsyncIterator[T],
+    answer: Callable[[T], Pending[U_co]],
+    *,
+    most: int,
+    refuse: Callable[[T, OverloadedError], Pending[U_co]] = _raise,
 ) -> AsyncIterator[U_co]:
     """Yield the answer to each request, in their order, `most` of them under way or waiting to be taken at once.
 
     While so many are, none is read, so that whoever doesn't take answers can't send on either; nor while `answer`
-    raises OverloadedError and others are under way, which make room. The first error, of a request's answer or of
-    reading it, is raised after the answers before it, and ends the others.
+    raises OverloadedError and others are under way, which make room; where none are, `refuse` answers. The first error,
+    of a request's answer or of reading it, is raised after the answers before it, and ends the others.
     """
     under_way: deque[Pending[U_co]] = deque()
     begun, taken = asyncio.Event(), asyncio.Event()
@@ -43,9 +51,9 @@ async def in_order(
         while True:
             try:
                 return answer(request)
-            except OverloadedError:
+            except OverloadedError as error:
                 if not under_way:
-                    raise
+                    return refuse(request, error)
                 await until_taken()
 
     async def read() -> None:

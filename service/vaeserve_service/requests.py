@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from sys import getsizeof
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vaeserve.errors import DeadlineError
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -87,6 +88,15 @@ class Request(asyncio.Future[Arrays]):
             self._queue.leave(self)
             self.set_exception(error)
 
+    def expire_after(self, seconds: float) -> None:
+        """Answer with DeadlineError if no call has taken rows of it by then; it is never computed in that case."""
+        timer = self.get_loop().call_later(seconds, self._expire, seconds)
+        self.add_done_callback(lambda _: timer.cancel())
+
+    def _expire(self, seconds: float) -> None:
+        if not self._taken:
+            self.fail(DeadlineError(f"timeout: {seconds * 1e6:.0f} microseconds passed in the queue; retry with more"))
+
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel it, unless it is answered already."""
         if not self.done():
@@ -128,12 +138,13 @@ class Piece(NamedTuple):
 class Batch:
     """What one call computes.
 
-    is_short: whether it had room for more rows.
+    is_short: whether it had room for more rows; failed: whether its requests were answered with an error.
     started, ended: when the call did, in `time.perf_counter`'s seconds.
     """
 
     pieces: list[Piece]
     is_short: bool = False
+    failed: bool = False
     started: float = 0.0
     ended: float = 0.0
 
@@ -157,6 +168,7 @@ class Batch:
 
     def fail(self, error: BaseException) -> None:
         """Give each piece's request the error."""
+        self.failed = True
         for piece in self.pieces:
             piece.request.fail(error)
 
@@ -180,4 +192,5 @@ def join(parts: list[Arrays]) -> Arrays:
 
 def _bytes_of(array: NDArray[Any]) -> int:
     """Return how much memory an array takes; of strings that lie elsewhere, with what they hold."""
-    return array.nbytes if array.dtype != object else array.nbytes + sum(map(getsizeof, array.flat))
+    # str's own method, for sys.getsizeof asks the collector too and takes four times as long.
+    return array.nbytes if array.dtype != object else array.nbytes + sum(map(str.__sizeof__, array.ravel().tolist()))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from vaeserve.errors import BundleError, ConfigError, InternalError, InvalidInputError, first_line
 from vaeserve.graph import refuse_unsafe
-from vaeserve.interface import Value, refuse_other
+from vaeserve.interface import Value, Values, refuse_other
 from vaeserve_service.binding import Bindings, takes_strings
 from vaeserve_service.placement import misplaced
 
@@ -177,10 +177,13 @@ class Runtime:
             raise BundleError(f"{bundle.path}: {error}") from None
         return runtime
 
+    def gives(self, graph: "GraphName") -> Values:
+        """Return a graph's outputs."""
+        return dict(zip(GRAPHS, (self._encoder, self._decoder, self._scorer), strict=True))[graph].gives
+
     def row_bytes(self, graph: "GraphName") -> int:
         """Return how many bytes a row of a graph's outputs takes, of what has no fixed size the least."""
-        gives = dict(zip(GRAPHS, (self._encoder, self._decoder, self._scorer), strict=True))[graph].gives
-        return sum(_ITEM_BYTES[value.dtype] * abs(math.prod(value.shape[1:])) for value in gives.values())
+        return sum(_ITEM_BYTES[value.dtype] * abs(math.prod(value.shape[1:])) for value in self.gives(graph).values())
 
     def check_interface(self, manifest: "Manifest") -> None:
         """Raise BundleError, naming graph and value, unless the graphs take and give what `manifest` says."""

@@ -102,6 +102,8 @@ def _services(config: ServiceConfig) -> Iterator[str]:
     yield "VaeService"
     if config.admin.enabled:
         yield "ModelAdmin"
+    if config.server.open_inference:
+        yield "Open Inference"
     yield "health"
     if config.server.reflection:
         yield "reflection"

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +15,10 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from vaeserve.errors import ConfigError
-from vaeserve_service import admin
+from vaeserve_service import admin, open_inference
 from vaeserve_service import health as health_service
 from vaeserve_service.access import Access, Gate
+from vaeserve_service.call import Method
 from vaeserve_service.config import RuntimeConfig, ServiceConfig
 from vaeserve_service.connections import allow_open_files, channel_options
 from vaeserve_service.cpus import available_cpus, yield_to_others
@@ -28,6 +29,7 @@ from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.observer import Observer
+from vaeserve_service.open_inference import OpenInference
 from vaeserve_service.repository import Repository
 from vaeserve_service.runners import Runners
 from vaeserve_service.servicers import SERVICE, VaeService, methods
@@ -84,7 +86,9 @@ async def serve(
         if not await _unless(stop, watcher.start()):
             log.info("stopped before it served")
             return
-        server = _grpc_server(config, repository, watcher, health, observer, access, drain)
+        open_rpcs = OpenInference(repository, config, metrics=metrics, health=health, watcher=watcher)
+        rpcs = _rpcs(config, repository, watcher, open_rpcs)
+        server = _grpc_server(config, rpcs, health, observer, access, drain)
         grpc_port = _listen(server, config, certificates)
         http_port = stack.enter_context(
             serve_http(
@@ -96,7 +100,7 @@ async def serve(
             )
         )
         await server.start()
-        watcher.when_complete(partial(_say_ready, health, config))
+        watcher.when_complete(partial(_say_ready, health, list(rpcs)))
         watching = asyncio.create_task(watcher.watch())
         log.info("serving", grpc_port=grpc_port, http_port=http_port, models=repository.names())
         on_started(Started(grpc_port, http_port, runners.count, repository))
@@ -172,10 +176,23 @@ def _access(config: ServiceConfig, metrics: Metrics) -> Access | None:
     return access
 
 
+def _rpcs(
+    config: ServiceConfig, repository: Repository, watcher: Watcher, open_rpcs: OpenInference
+) -> dict[str, dict[str, Method]]:
+    """Return the RPCs that the settings offer, by service."""
+    limits = config.limits
+    native = VaeService(repository, most_elements=limits.tensor_elements, stream_requests=limits.stream_requests)
+    services = {SERVICE: methods(native)}
+    if config.admin.enabled:
+        services[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
+    if config.server.open_inference:
+        services[open_inference.SERVICE] = open_inference.methods(open_rpcs, admin=config.admin.enabled)
+    return services
+
+
 def _grpc_server(
     config: ServiceConfig,
-    repository: Repository,
-    watcher: Watcher,
+    services: Mapping[str, Mapping[str, Method]],
     health: Health,
     observer: Observer,
     access: Access | None,
@@ -190,20 +207,11 @@ def _grpc_server(
             *channel_options(config.connections),
         ],
     )
-    handlers = {
-        SERVICE: methods(
-            VaeService(
-                repository, most_elements=config.limits.tensor_elements, stream_requests=config.limits.stream_requests
-            )
-        )
-    }
-    if config.admin.enabled:
-        handlers[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
-    for name, rpcs in handlers.items():
+    for name, rpcs in services.items():
         server.add_generic_rpc_handlers((generic_handler(name, rpcs, observer=observer, drain=drain),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.server.reflection:
-        names = (*handlers, health_service.SERVICE, reflection.SERVICE_NAME)
+        names = (*services, health_service.SERVICE, reflection.SERVICE_NAME)
         add = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
         add(_Reflection(names, drain), server)  # type: ignore[no-untyped-call]
     return server
@@ -234,8 +242,8 @@ def _listen(server: grpc.aio.Server, config: ServiceConfig, certificates: Certif
         raise ConfigError(f"server.grpc_port: can't listen on {address}; expected a free port of this host") from None
 
 
-def _say_ready(health: Health, config: ServiceConfig) -> None:
+def _say_ready(health: Health, services: Sequence[str]) -> None:
     """Say that the service serves, as it has all that the settings name; what is unloaded later doesn't change it."""
-    for name in ("", SERVICE, *([admin.SERVICE] if config.admin.enabled else [])):
+    for name in ("", *services):
         health.set(name, serving=True)
     log.info("ready")

@@ -181,7 +181,7 @@ def version_state(version: VersionState) -> pb.ModelVersion:
 def _options(request: pb.ScoreRequest) -> ScoreOptions:
     if request.bound not in _BOUNDS:
         raise InvalidInputError(f"bound: {request.bound}; expected ELBO or IWAE")
-    return _checked(
+    return checked_options(
         request.num_samples if request.HasField("num_samples") else None,
         _BOUNDS[request.bound],
         request.seed if request.HasField("seed") else None,
@@ -190,8 +190,8 @@ def _options(request: pb.ScoreRequest) -> ScoreOptions:
     )
 
 
-@lru_cache
-def _checked(
+@lru_cache(typed=True)
+def checked_options(
     num_samples: int | None, bound: Bound, seed: int | None, false_positive_rate: float | None, top_features: int
 ) -> ScoreOptions:
     """Return options; callers send the same ones again and again, and checking them costs more than that."""

@@ -80,7 +80,7 @@ async def _carry(answer: Callable[[Call], Awaitable[T]], call: Call, context: Co
         raise
     except Exception as error:
         if isinstance(error, VaeserveError) and not isinstance(error, InternalError):
-            code, message = code_of(error), _clipped(str(error))
+            code, message = code_of(error), clipped(str(error))
         else:  # a defect of ours: said in full to the operator, and in a word to the caller
             code, message = grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"
             log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
@@ -103,8 +103,8 @@ def _serialized(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
-def _clipped(message: str) -> str:
-    """Return what fits in the trailers, whatever a caller's names were: past their limit gRPC tells of that instead."""
+def clipped(message: str) -> str:
+    """Return what of a message fits in the trailers, where names may be of any length; past it gRPC says only that."""
     return message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
 
 

@@ -1,4 +1,4 @@
-"""Compositions of deploy/, rendered once a session, and a service that a Prometheus scrapes."""
+"""One small model, compositions of deploy/ rendered once a session, and a service that a Prometheus scrapes."""
 
 import shutil
 import ssl
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.conftest import train_kind
 from tests.deploy.monitored import MODEL, Prometheus, asking, observed_service, prometheus_of, wait_until
@@ -30,11 +31,13 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[M
 
 
 @pytest.fixture(scope="session")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of one small model."""
-    folder = tmp_path_factory.mktemp("model")
-    export(train_kind(MODEL, folder / "run", steps=20), folder / "repository", name=MODEL)
-    return folder / "repository"
+def repository(shared: Path) -> Path:
+    """A repository of one small model, `MODEL`."""
+    path = shared / "deployed"
+    with FileLock(shared / "deployed.lock"):
+        if not path.exists():
+            export(train_kind(MODEL, shared / "deployed run", steps=20), path, name=MODEL)
+    return path
 
 
 @dataclass(frozen=True)

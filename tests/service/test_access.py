@@ -60,8 +60,14 @@ certificates = ["release.example.com", "old-release"]
 """
 
 INFER = [f"/vaeserve.v1.VaeService/{name}" for name in ("Unary", "Generated", "Written", "Both", "Collected")]
+INFER.append("/inference.GRPCInferenceService/ModelInfer")
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-ADMINS = ["/vaeserve.v1.ModelAdmin/Load", "/of.a.Stranger/Call"]
+ADMINS = [
+    "/vaeserve.v1.ModelAdmin/Load",
+    "/inference.GRPCInferenceService/RepositoryModelLoad",
+    "/inference.GRPCInferenceService/RepositoryModelUnload",
+    "/of.a.Stranger/Call",
+]
 
 
 @dataclass
@@ -110,9 +116,11 @@ class Served:
             "Both": grpc.stream_stream_rpc_method_handler(both),
             "Collected": grpc.stream_unary_rpc_method_handler(collected),
         }
-        one: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(unary) for name in ("Load", "Call")}
+        names = ("Load", "Call", "ModelInfer", "RepositoryModelLoad", "RepositoryModelUnload")
+        one: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(unary) for name in names}
         yield grpc.method_handlers_generic_handler("vaeserve.v1.VaeService", kinds)
         yield grpc.method_handlers_generic_handler("vaeserve.v1.ModelAdmin", one)
+        yield grpc.method_handlers_generic_handler("inference.GRPCInferenceService", one)
         yield grpc.method_handlers_generic_handler("of.a.Stranger", one)
 
 
@@ -350,7 +358,8 @@ async def test_a_scope_can_be_anonymous(tmp_path: Path) -> None:
     (tmp_path / "callers.toml").write_text(CALLERS)
     async with serving(tmp_path, anonymous=("infer",)) as served, plaintext(served) as channel:
         assert [await code(channel, method) for method in INFER] == [OK] * len(INFER)
-        assert [await code(channel, method) for method in [REFLECTION, *ADMINS]] == [UNAUTHENTICATED] * 3
+        closed = [REFLECTION, *ADMINS]
+        assert [await code(channel, method) for method in closed] == [UNAUTHENTICATED] * len(closed)
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,7 @@ async def test_one_request_after_another_never_waits(runners: Runners) -> None:
 async def test_a_request_and_a_batch_tell_their_times(runners: Runners) -> None:
     """A request's wait, and its call's beginning and end, follow one another; the batch's are those of its call."""
     batches: list[Batch] = []
-    queue = batcher(Doubler(), runners, max_rows=2, on_batch=batches.append)
+    queue = batcher(Doubler(), runners, max_rows=2, on_batch=lambda _, batch: batches.append(batch))
     request = queue.submit("k", rows(1, 2, 3))
     await request
     await settle()

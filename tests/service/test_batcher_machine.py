@@ -89,7 +89,7 @@ class Machine(RuleBasedStateMachine):
             raise InternalError("broken")
         return {"y": inputs["x"].copy()}
 
-    def on_batch(self, batch: Batch) -> None:
+    def on_batch(self, _: str, batch: Batch) -> None:
         """Count a call that has ended."""
         self.ended += 1
         self.batches.append(batch)

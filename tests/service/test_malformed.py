@@ -18,6 +18,7 @@ from tests.service.usage import resident_bytes
 from vaeserve.local import LocalService, serve_locally
 from vaeserve.tensors import to_tensor
 from vaeserve.v1 import vae_pb2 as pb
+from vaeserve_service.oip import grpc_service_pb2 as oip
 
 MIB = 2**20
 EXAMPLES, MESSAGES = 200, 50
@@ -31,7 +32,12 @@ REQUESTS: dict[str, Any] = {
     "Interpolate": pb.InterpolateRequest,
     "GetModel": pb.GetModelRequest,
     "ListModels": pb.ListModelsRequest,
+    "inference.GRPCInferenceService/ModelInfer": oip.ModelInferRequest,
+    "inference.GRPCInferenceService/ModelMetadata": oip.ModelMetadataRequest,
+    "inference.GRPCInferenceService/ModelStatistics": oip.ModelStatisticsRequest,
+    "inference.GRPCInferenceService/RepositoryIndex": oip.RepositoryIndexRequest,
 }
+INFER = "inference.GRPCInferenceService/ModelInfer"
 # What a caller may hear who got a message wrong, or, as mutations go, got it right.
 EXPECTED = {
     grpc.StatusCode.OK,
@@ -55,6 +61,13 @@ VALID: list[tuple[str, bytes]] = [
             model=TABLE7, start=to_tensor(LATENTS[0]), end=to_tensor(LATENTS[1]), steps=3
         ),
         "GetModel": pb.GetModelRequest(model=TABLE7),
+        INFER: oip.ModelInferRequest(
+            model_name="table7",
+            parameters={"num_samples": oip.InferParameter(int64_param=2)},
+            inputs=[oip.ModelInferRequest.InferInputTensor(name="numeric", datatype="FP32", shape=ROWS.shape)],
+            outputs=[oip.ModelInferRequest.InferRequestedOutputTensor(name="score")],
+            raw_input_contents=[ROWS.tobytes()],
+        ),
     }.items()
 ]
 
@@ -76,6 +89,39 @@ TENSOR = st.builds(
     strings=st.lists(TEXT, max_size=3) | st.just(["a"] * 14),
 )
 TENSORS = st.lists(TENSOR, max_size=3)
+
+
+PARAMETER = st.one_of(
+    st.builds(oip.InferParameter),
+    st.builds(oip.InferParameter, bool_param=st.booleans()),
+    st.builds(oip.InferParameter, int64_param=INT64),
+    st.builds(oip.InferParameter, uint64_param=st.sampled_from([0, 8, 2**64 - 1])),
+    st.builds(oip.InferParameter, double_param=DOUBLE),
+    st.builds(oip.InferParameter, string_param=TEXT),
+)
+PARAMETERS = st.dictionaries(
+    st.sampled_from(["num_samples", "bound", "seed", "false_positive_rate", "top_features", "timeout", "priority"])
+    | TEXT,
+    PARAMETER,
+    max_size=2,
+)
+BYTES = st.binary(max_size=64) | st.sampled_from([b"\0" * 56, b"\xff" * 56, b"\1\0\0\0a" * 14, b"\0" * 100_000])
+CONTENTS = st.builds(
+    oip.InferTensorContents,
+    fp32_contents=st.just([]) | st.lists(st.floats(width=32), min_size=14, max_size=14),
+    int_contents=st.just([]) | st.lists(st.integers(-(2**31), 2**31 - 1), max_size=14),
+    bool_contents=st.just([]) | st.lists(st.booleans(), min_size=14, max_size=14),
+    bytes_contents=st.just([]) | st.lists(st.binary(max_size=3), max_size=14),
+)
+INPUT = st.builds(
+    oip.ModelInferRequest.InferInputTensor,
+    name=st.sampled_from(["numeric", "latents"]) | TEXT,
+    datatype=st.sampled_from(["FP32", "FP64", "FP16", "BF16", "INT8", "UINT64", "BOOL", "BYTES"]) | TEXT,
+    shape=st.sampled_from([[], [2, 7], [0, 7], [2, 3], [2**62, 0], [1] * 40, [2**40, 7], [-1, 7]])
+    | st.lists(INT64, max_size=4),
+    parameters=st.just({}) | PARAMETERS,
+    contents=st.none() | CONTENTS,
+)
 
 
 def optional(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -113,6 +159,24 @@ ABSURD = st.one_of(
         steps=UINT32,
         method=st.sampled_from([0, 1, 2, -1]),
     ).map(lambda message: ("Interpolate", message.SerializeToString())),
+    st.builds(
+        oip.ModelInferRequest,
+        model_name=st.sampled_from(["table7", "table7.encode", "table7.decode", "table7.reconstruct", "table7."])
+        | TEXT,
+        model_version=st.just("") | TEXT,
+        id=TEXT,
+        parameters=st.just({}) | PARAMETERS,
+        inputs=st.lists(INPUT, max_size=2),
+        outputs=st.lists(
+            st.builds(
+                oip.ModelInferRequest.InferRequestedOutputTensor,
+                name=st.sampled_from(["score", "mean", "numeric", "attribution_feature"]) | TEXT,
+                parameters=st.just({}) | PARAMETERS,
+            ),
+            max_size=2,
+        ),
+        raw_input_contents=st.lists(BYTES, max_size=2),
+    ).map(lambda message: (INFER, message.SerializeToString())),
 )
 
 
@@ -175,8 +239,9 @@ def _unharmed(service: LocalService, channel: grpc.Channel) -> Iterator[None]:
 
 
 def call(channel: grpc.Channel, method: str, content: bytes, **options: Any) -> Any:
-    """Return a call of one of the service's methods with any bytes."""
-    opened: Any = channel.unary_unary(f"/vaeserve.v1.VaeService/{method}")
+    """Return a call of one of the service's methods, by default of VaeService, with any bytes."""
+    path = f"/{method}" if "/" in method else f"/vaeserve.v1.VaeService/{method}"
+    opened: Any = channel.unary_unary(path)
     return opened.future(content, timeout=60, **options)
 
 
@@ -234,8 +299,18 @@ def test_ten_thousand_malformed_messages_are_the_callers_fault(service: LocalSer
             "INVALID_ARGUMENT",
             "inputs[0]: 100000 dimensions; expected 16 at most",
         ),
+        (
+            INFER,
+            oip.ModelInferRequest(
+                model_name="table7",
+                inputs=[oip.ModelInferRequest.InferInputTensor(datatype="BYTES", shape=[150_001, 2])],
+                raw_input_contents=[b"\0" * 900_000],
+            ),
+            "OUT_OF_RANGE",
+            "inputs[0]: shape [150001, 2], 300002 elements; the service takes 200000 in a tensor at most",
+        ),
     ],
-    ids=["message", "elements", "strings", "product", "dimensions"],
+    ids=["message", "elements", "strings", "product", "dimensions", "raw strings"],
 )
 def test_what_is_too_large_says_so(channel: grpc.Channel, method: str, request_: Any, code: str, message: str) -> None:
     """A message past a limit is refused by name, and before there is memory, or time, for it."""

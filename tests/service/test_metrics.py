@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -88,6 +89,7 @@ def test_a_stream_counts_each_answer_and_its_error(metrics: Metrics, code: grpc.
         part = stream.part()
         part.model, part.version = "fraud", version
         part.answer(10)
+    stream.part().refuse(grpc.StatusCode.NOT_FOUND)  # in its own answer, after which the stream goes on
     stream.model, stream.version = "fraud", "4"
     observer.end(stream, code)
     CURRENT.set(None)
@@ -97,9 +99,10 @@ def test_a_stream_counts_each_answer_and_its_error(metrics: Metrics, code: grpc.
     assert seen.get("vaeserve_requests_total{code=INVALID_ARGUMENT,model=fraud,rpc=ScoreStream,version=4}", 0) == errors
     assert seen["vaeserve_rows_total{model=fraud,rpc=ScoreStream,version=3}"] == 20
     assert seen["vaeserve_rows_total{model=fraud,rpc=ScoreStream,version=4}"] == 10
+    assert seen["vaeserve_requests_total{code=NOT_FOUND,model=,rpc=ScoreStream,version=}"] == 1
     assert stream.rows == 30
     latencies = [count for name, count in seen.items() if name.startswith("vaeserve_request_seconds_count")]
-    assert latencies == [2, 1]
+    assert latencies == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,8 @@ def test_a_version_that_comes_back_counts_on_unless_it_is_another(metrics: Metri
 async def test_a_batch_counts_its_rows_its_time_and_each_requests_wait(metrics: Metrics) -> None:
     """A request that is computed in pieces has waited once, until the first of them."""
     record = metrics.record("fraud", "3", CALIBRATION)
-    queue = Queue(lambda inputs: inputs, max_rows=4, max_delay_s=0, backlog=Backlog(), on_batch=record.batch)
+    on_batch = partial(record.batch, "score")
+    queue = Queue(lambda inputs: inputs, max_rows=4, max_delay_s=0, backlog=Backlog(), on_batch=on_batch)
     loop = asyncio.get_running_loop()
     large, small = (Request({"x": np.zeros((rows, 1))}, cost=1, queue=queue, loop=loop) for rows in (6, 1))
     large.arrived, small.arrived = 10.0, 11.0
@@ -189,6 +193,28 @@ async def test_a_batch_counts_its_rows_its_time_and_each_requests_wait(metrics: 
     assert seen["vaeserve_compute_seconds_sum{model=fraud,version=3}"] == 0.5
     assert seen["vaeserve_queue_seconds_count{model=fraud,version=3}"] == 2
     assert seen["vaeserve_queue_seconds_sum{model=fraud,version=3}"] == (12 - 10) + (13 - 11)
+
+
+async def test_an_operations_requests_are_tallied_until_their_last_piece(metrics: Metrics) -> None:
+    """A request in pieces counts once, from its arrival to the end of its last; one of a failed batch as failed."""
+    record = metrics.record("fraud", "3", CALIBRATION)
+    queue = Queue(lambda inputs: inputs, max_rows=4, max_delay_s=0, backlog=Backlog(), on_batch=lambda _: None)
+    request = Request({"x": np.zeros((6, 1))}, cost=1, queue=queue, loop=asyncio.get_running_loop())
+    request.arrived = 10.0
+    queue.join(request)
+    for number in (0, 1):
+        batch = queue.take()
+        batch.started, batch.ended = 12.0 + number, 12.25 + number
+        record.batch("encode", batch)
+        assert metrics.tallies("fraud", "3")["encode"].computed.count == number
+    batch.failed = True
+    record.batch("score", batch)
+    tallies = metrics.tallies("fraud", "3")
+    assert (tallies["encode"].computed.seconds, tallies["encode"].queued.seconds) == (3.25, 2.0)
+    assert (tallies["encode"].computing, tallies["encode"].ended) == (0.5, 13.25)
+    assert {rows: batches.count for rows, batches in tallies["encode"].batches.items()} == {4: 1, 2: 1}
+    assert (tallies["score"].computed.count, tallies["score"].failed.count) == (0, 1)
+    assert metrics.tallies("fraud", "4") == {}
 
 
 @pytest.fixture

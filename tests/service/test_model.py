@@ -12,7 +12,7 @@ from vaeserve.latents import Interpolation, prior_draws
 from vaeserve.scores import ScoreOptions
 from vaeserve_service.config import LimitsConfig, RepositoryConfig, ServiceConfig
 from vaeserve_service.model import Model
-from vaeserve_service.requests import Batch
+from vaeserve_service.requests import Arrays, Batch
 from vaeserve_service.runners import Runners
 from vaeserve_service.runtime import Runtime, golden_inputs
 
@@ -29,13 +29,17 @@ async def test_invented_rows_are_joined_with_decoded_ones(models: Any) -> None:
             Runtime.load(bundle),
             config=config,
             runners=runners,
-            on_batch=batches.append,
+            on_batch=lambda _, batch: batches.append(batch),
         )
         draws = prior_draws(2, 2, seed=3)
+
+        async def decode() -> Arrays:  # in its turn with the other two
+            return await model.decode(draws)
+
         generated, (between, latents), decoded = await asyncio.gather(
             model.generate(2, seed=3, temperature=1.0),
             model.interpolate(draws[0], draws[1], steps=4, method=Interpolation.LINEAR),
-            model.decode(draws),
+            decode(),
         )
         with pytest.raises(OutOfRangeError, match="count: 5 rows in a request; the service takes 4 at most"):
             await model.generate(5, seed=3, temperature=1.0)

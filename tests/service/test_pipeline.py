@@ -157,3 +157,24 @@ async def test_who_leaves_takes_what_is_unfinished_along() -> None:
         await running.wait()
     await settle()
     assert cancelled.is_set()
+
+
+async def test_what_finds_no_room_alone_is_refused_in_its_place() -> None:
+    """With a refusal to give, a request that can't wait for others of its stream gets it, and the stream goes on."""
+    refused: list[int] = []
+
+    async def echo(number: int) -> int:
+        return number
+
+    def answer(number: int) -> asyncio.Task[int]:
+        if number == 1:
+            raise OverloadedError("full")
+        return started(echo)(number)
+
+    def refuse(number: int, error: OverloadedError) -> asyncio.Task[int]:
+        refused.append(number)
+        assert str(error) == "full"
+        return started(echo)(-number)
+
+    answers = [number async for number in in_order(aiter(Source(3)), answer, most=1, refuse=refuse)]
+    assert (answers, refused) == ([0, -1, 2], [1])

@@ -59,7 +59,7 @@ def test_the_screen_says_what_is_served_where_and_how(two_bundles: Any) -> None:
     assert re.fullmatch(r"127\.0\.0\.1:\d+ +plain text", told["gRPC"])
     assert re.fullmatch(r"127\.0\.0\.1:\d+ +/metrics /livez /readyz", told["HTTP"])
     assert told["callers"] == "anyone, for anything"
-    assert told["services"] == "VaeService, ModelAdmin, health, reflection"
+    assert told["services"] == "VaeService, ModelAdmin, Open Inference, health, reflection"
     assert told["tracing"] == "off"
     assert told["repository"] == f"{repository}, looked at every 5 s"
     assert re.fullmatch(r"cpu, onnxruntime \d+\.\d+\.\d+", told["provider"])
