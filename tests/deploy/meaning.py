@@ -9,10 +9,17 @@ import typer
 from tests.deploy.pods import Pod, amount, config_of, is_service, job_spec, matches, named, pods, services
 from tests.deploy.rendering import Manifest, of_kind
 from vaeserve.cli import app
+from vaeserve_service.health import LIVENESS
 
 GPU = "nvidia.com/gpu"
 COMPONENT = "app.kubernetes.io/component"
-PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+# What each probe asks the health service for, and the page that says the same.
+ASKED = {
+    "startupProbe": (LIVENESS, "/livez"),
+    "readinessProbe": ("", "/readyz"),
+    "livenessProbe": (LIVENESS, "/livez"),
+}
+PROBES = tuple(ASKED)
 # What a user makes: claims and secrets that no folder here has.
 GIVEN_CLAIMS = {"vaeserve-data", "vaeserve-models"}
 GIVEN_SECRETS = {"vaeserve-tls", "vaeserve-callers", "vaeserve-metrics", "vaeserve-models"}
@@ -71,6 +78,18 @@ def ports(manifests: Sequence[Manifest]) -> Faults:
         for manifest, port in asked:
             if port not in there and port not in there.values():
                 yield f"{named(manifest)}: port {port}; the container has {there}"
+
+
+def probes(manifests: Sequence[Manifest]) -> Faults:
+    """Liveness asks for what loading models never turns off, readiness for the service as a whole, by either port."""
+    for pod in pods(manifests):
+        for container in filter(is_service, pod.spec["containers"]):
+            for probe, (service, path) in ASKED.items():
+                way = container.get(probe, {})
+                if pod.owner["kind"] == "ServingRuntime" and probe == "startupProbe":
+                    continue  # KServe has none
+                if way.get("grpc", {}).get("service", "") != service and way.get("httpGet", {}).get("path") != path:
+                    yield f"{pod}: {probe} asks for {way.get('grpc') or way.get('httpGet')}"
 
 
 def routes(manifests: Sequence[Manifest]) -> Faults:
@@ -363,7 +382,7 @@ def repositories(manifests: Sequence[Manifest]) -> Faults:
 
 
 CHECKS: tuple[Callable[[Sequence[Manifest]], Faults], ...] = (
-    selectors, peers, ports, routes, scrapes, references, stopping, rollouts, scaling, resources, restricted, tokens,
+    selectors, peers, ports, probes, routes, scrapes, references, stopping, rollouts, scaling, resources, restricted, tokens,
     encryption, jobs, repositories,
 )  # fmt: skip
 
