@@ -382,9 +382,23 @@ def repositories(manifests: Sequence[Manifest]) -> Faults:
 
 
 CHECKS: tuple[Callable[[Sequence[Manifest]], Faults], ...] = (
-    selectors, peers, ports, probes, routes, scrapes, references, stopping, rollouts, scaling, resources, restricted, tokens,
-    encryption, jobs, repositories,
-)  # fmt: skip
+    selectors,
+    peers,
+    ports,
+    probes,
+    routes,
+    scrapes,
+    references,
+    stopping,
+    rollouts,
+    scaling,
+    resources,
+    restricted,
+    tokens,
+    encryption,
+    jobs,
+    repositories,
+)
 
 
 def faults(manifests: Sequence[Manifest]) -> list[str]:
