@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.conftest import Monitored
+from tests.deploy.meaning import targets
 from tests.deploy.monitored import LABELS, MODEL
 from tests.deploy.rendering import DEPLOY, Manifest, of_kind
 from tests.deploy.test_rules import exported, unknown
@@ -107,6 +108,38 @@ def test_panels_follow_what_is_chosen(dashboard: dict[str, Any], monitored: Moni
     elsewhere = CHOSEN | {"$namespace": "elsewhere"}
     for title, query in queries(dashboard):
         assert monitored.prometheus.ask(filled(query, elsewhere)) == {}, title
+
+
+def lines(dashboard: dict[str, Any], title: str) -> list[float]:
+    """Return where a panel draws lines."""
+    (panel,) = [panel for panel in panels(dashboard) if panel["title"] == title]
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    return [step["value"] for step in steps if step["value"] is not None]
+
+
+def test_lines_are_what_others_go_by(dashboard: dict[str, Any], rendered: Callable[[str], list[Manifest]]) -> None:
+    """They are the autoscaler's targets and the alerts' thresholds."""
+    (hpa,), (rule,) = of_kind(rendered("cpu"), "HorizontalPodAutoscaler"), of_kind(rendered("keda"), "PrometheusRule")
+    aims = targets(hpa)
+    assert lines(dashboard, "Calls in flight") == [aims["vaeserve_in_flight_requests"]]
+    assert lines(dashboard, "Rows waiting") == [aims["vaeserve_queue_rows"]]
+    told = json.dumps(rule["spec"])
+    for title, threshold, said in (
+        ("Share that fails by our fault", 0.001, "14.4 * 0.001"),
+        ("Time of a Score call", 0.25, 'le=\\"0.25\\"'),
+        ("Share of rows past the calibration's 1 %", 0.03, "> 0.03"),
+        ("Mean log-likelihood, off the calibration's", 0.5, "> 0.5"),
+        ("Open files and connections", 0.8, "> 0.8"),
+        ("Time to the certificate's expiry", 7 * 86400, "< 7 * 86400"),
+    ):
+        assert threshold in lines(dashboard, title)
+        assert said in told
+
+
+def test_annotations_can_be_asked_for(dashboard: dict[str, Any], monitored: Monitored) -> None:
+    """A live Prometheus takes their queries."""
+    for annotation in dashboard["annotations"]["list"]:
+        assert monitored.prometheus.ask(filled(annotation["expr"])) == {}
 
 
 def test_variables_offer_what_there_is(dashboard: dict[str, Any], monitored: Monitored) -> None:
