@@ -42,7 +42,7 @@ test-slow: .venv/installed ## Run the slow tests
 
 .PHONY: verify-deploy
 verify-deploy: .venv/installed .venv-deploy/installed ## Check the image and the manifests, with a live Prometheus
-	PATH="$(CURDIR)/.venv-deploy/bin:$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m deploy tests/deploy
+	PATH="$(CURDIR)/$(BIN):$(CURDIR)/.venv-deploy/bin:$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m deploy tests/deploy
 
 .PHONY: check
 check: .venv/installed ## Check format, lint, types, import contracts and generated code
