@@ -45,12 +45,14 @@ verify-deploy: .venv/installed .venv-deploy/installed ## Check the image and the
 	PATH="$(CURDIR)/$(BIN):$(CURDIR)/.venv-deploy/bin:$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m deploy tests/deploy
 
 .PHONY: check
-check: .venv/installed ## Check format, lint, types, import contracts and generated code
+check: .venv/installed ## Check format, lint, types, import contracts, generated code and the wire
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate.py --check
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/released.json
 
 .PHONY: format
 format: .venv/installed ## Format the code, and mend what the linter can
@@ -60,6 +62,19 @@ format: .venv/installed ## Format the code, and mend what the linter can
 .PHONY: generate
 generate: .venv/installed ## Make the committed files that are made from others: protobuf code, JSON schema
 	$(BIN)/python scripts/generate.py
+
+.PHONY: release-wire
+release-wire: .venv/installed ## Record the protos as released: what breaks them is refused from then on
+	$(BIN)/buf build --path protos/vaeserve --exclude-source-info -o .wire.json
+	$(BIN)/python -m json.tool --indent 1 .wire.json protos/released.json
+	rm .wire.json
+
+.PHONY: pictures
+pictures: .venv/installed ## Make the README's picture anew
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+		$(BIN)/vaeserve train breast-cancer --out "$$folder/run" && \
+		$(BIN)/vaeserve report "$$folder/run" --out "$$folder/report" && \
+		mkdir -p docs/pictures && cp "$$folder/report/principal.svg" docs/pictures
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's output

@@ -5,11 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import calibration, detection, likelihood, novelty, observing, pyod_time, serving, transport
+from benchmarks import calibration, client, detection, likelihood, novelty, observing, pyod_time, serving, transport
 from benchmarks.environment import environment
 
 BENCHMARKS = {
     "calibration": calibration,
+    "client": client,
     "detection": detection,
     "likelihood": likelihood,
     "novelty": novelty,

@@ -1,6 +1,7 @@
 """Anomaly detection in production with variational autoencoders: the client."""
 
 from vaeserve.client import AsyncClient, Client
+from vaeserve.connection import Tls
 from vaeserve.errors import VaeserveError
 from vaeserve.latents import Interpolation
 from vaeserve.scores import Attribution, Bound, RowStatus, Scores
@@ -13,6 +14,7 @@ __all__ = [
     "Interpolation",
     "RowStatus",
     "Scores",
+    "Tls",
     "VaeserveError",
 ]
 

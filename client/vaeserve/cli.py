@@ -17,6 +17,7 @@ from rich.text import Text
 
 import vaeserve
 from vaeserve.errors import CallerError, MissingExtraError, OperatorError, VaeserveError
+from vaeserve.flags import connects
 from vaeserve.printable import printable
 
 app = typer.Typer(
@@ -173,6 +174,27 @@ def export(
 
 
 @app.command()
+def report(
+    path: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="The folder of a run or of a bundle.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to, new or with an older report.")] = Path("report"),
+    data: Annotated[str | None, typer.Option("--data", help="Rows to show it on; a run has some of its own.")] = None,
+    label: Label = None,
+    normal: Normal = None,
+) -> None:
+    """Draw what a model learned as one HTML page and its pictures, and print the page's path."""
+    if (path / "manifest.json").exists():
+        with component("export"):
+            from vaeserve_export import command as of_bundle
+
+            of_bundle.report(path, out, data=data, label=label, normal=normal, console=console)  # which loads PyTorch
+        return
+    with component("train"):
+        from vaeserve_training import command as of_run
+
+        of_run.report(path, out, data=data, label=label, normal=normal, console=console)
+
+
+@app.command()
 def serve(
     repository: Annotated[Path | None, typer.Option(help="The folder of bundles, NAME/VERSION/.")] = None,
     config: ConfigFile = None,
@@ -211,6 +233,7 @@ def token(
 
 
 @app.command()
+@connects
 def score(
     data: Annotated[str, typer.Argument(metavar="INPUT", help="A file or folder of rows or images.")],
     out: Annotated[Path, typer.Option(help="The .parquet file to write.")],
@@ -248,6 +271,7 @@ def score(
 
 
 @app.command()
+@connects
 def generate(
     out: Annotated[Path, typer.Option(help="A table: .parquet or .csv. Images: .npz, .npy or .png.")],
     count: Annotated[int, typer.Option(help="How many rows.")],
@@ -275,6 +299,7 @@ def generate(
 
 
 @app.command()
+@connects
 def interpolate(
     data: Annotated[str, typer.Option(help="A file or folder of rows or images.")],
     start: Annotated[int, typer.Option(help="The row to begin with, counted from 0.")],
@@ -306,6 +331,7 @@ def interpolate(
 
 
 @app.command()
+@connects
 def health(
     target: Annotated[str, typer.Argument(metavar="HOST:PORT")],
     name: Annotated[str, typer.Option(help="A model, or liveness; the whole service if not given.")] = "",

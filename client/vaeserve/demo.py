@@ -18,7 +18,6 @@ from vaeserve.errors import InternalError
 from vaeserve.local import serve_locally
 from vaeserve_training.data import Dataset
 from vaeserve_training.evaluate import detection
-from vaeserve_training.pictures import SHOWN, attribution_bars, image_grid, score_histogram
 from vaeserve_training.run import Run
 
 DATA = {
@@ -31,7 +30,7 @@ TIMED_CALLS = 200
 
 
 def run(out: Path, console: Console) -> None:
-    """Train, export, serve and score each data set below `out`. Raises VaeserveError if a step fails."""
+    """Train, export, serve, score and report each data set below `out`. Raises VaeserveError if a step fails."""
     started = time.monotonic()
     repository = out / "models"
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -46,8 +45,15 @@ def run(out: Path, console: Console) -> None:
     with serve_locally(repository, log=out / "server.log") as service, Client(service.target) as client:
         console.print(f"$ vaeserve serve --repository {repository}    (process {service.process.pid})")
         for name, run_path in runs.items():
-            _show(client, name, Run.open(run_path).test(), out, console)
-    console.print(f"\nThe service has stopped. All of it took {time.monotonic() - started:.0f} s.")
+            _show(client, name, Run.open(run_path).test(), console)
+    console.print("The service has stopped.")
+
+    console.rule("[bold]what the models learned[/]", align="left")
+    for name, run_path in runs.items():
+        _vaeserve("report", run_path, "--out", out / "reports" / name, console=console)
+    console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. Open the reports in a browser:")
+    for name in runs:
+        console.print(f"report: {out / 'reports' / name / 'index.html'}", soft_wrap=True)
 
 
 def _vaeserve(*arguments: str | Path, console: Console) -> None:
@@ -58,7 +64,7 @@ def _vaeserve(*arguments: str | Path, console: Console) -> None:
         raise InternalError(f"vaeserve {words[0]} exited with {done.returncode}; expected 0")
 
 
-def _show(client: Client, name: str, test: Dataset, out: Path, console: Console) -> None:
+def _show(client: Client, name: str, test: Dataset, console: Console) -> None:
     """Score the held-out rows of one data set through the service, and say how it went."""
     rows = next(iter(test.inputs.values()))
     anomalous = test.anomalous
@@ -71,8 +77,6 @@ def _show(client: Client, name: str, test: Dataset, out: Path, console: Console)
     console.print(f"AUROC {detection(scores.score, anomalous)['auroc']:.3f}")
     console.print(_most_anomalous(worst, scores, anomalous))
     console.print(f"latency of a call with one row: {_latency(client, name, rows[:1]) * 1e3:.2f} ms (median)")
-    for picture in _pictures(client, name, rows, scores, anomalous, out):
-        console.print(f"picture: {picture}", soft_wrap=True)
 
 
 def _most_anomalous(rows: NDArray[np.intp], scores: Scores, anomalous: NDArray[np.bool_]) -> Table:
@@ -98,28 +102,3 @@ def _latency(client: Client, name: str, row: NDArray[Any]) -> float:
         client.score(name, row)
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds))
-
-
-def _pictures(
-    client: Client, name: str, rows: NDArray[Any], scores: Scores, anomalous: NDArray[np.bool_], out: Path
-) -> list[Path]:
-    flagged = scores.score[scores.anomalous]
-    threshold = float(flagged.min()) if len(flagged) else float(scores.score.max())
-    histogram = score_histogram(
-        out / f"{name}-scores.png",
-        scores.score,
-        anomalous,
-        threshold=threshold,
-        title=f"{name}: scores of held-out rows",
-    )
-    worst = np.argsort(-scores.score)[:SHOWN]
-    if rows.ndim == 4:
-        images = client.reconstruct(name, rows[worst]).outputs["image"]
-        title = f"{name}: the most anomalous rows"
-        return [
-            histogram,
-            image_grid(out / f"{name}-rows.png", rows[worst], images, scores[worst], title=title),
-        ]
-    worst = worst[:TOP_ROWS]
-    names = [f"row {row}: ELBO {scores.elbo[row]:.0f} nats" for row in worst]
-    return [histogram, attribution_bars(out / f"{name}-rows.png", scores[worst].attributions, names)]

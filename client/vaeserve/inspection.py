@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -10,7 +9,7 @@ from rich.text import Text
 from vaeserve.bundle import Bundle
 from vaeserve.manifest import Manifest
 from vaeserve.printable import printable
-from vaeserve.scores import Bound, Calibration
+from vaeserve.scores import Bound
 from vaeserve.signature import Column, Signature
 
 # Of a table's columns the first are shown, then the last; of a graph's operators the commonest.
@@ -113,20 +112,13 @@ def _graphs(manifest: Manifest) -> Table:
 def _calibration(bundle: Bundle) -> dict[str, str]:
     summary, calibration = bundle.manifest.calibration, bundle.calibration
     rate = bundle.manifest.false_positive_rate
-    thresholds = ", ".join(f"{bound.value} {_threshold(calibration, bound):.6g}" for bound in Bound)
+    thresholds = ", ".join(f"{bound.value} {calibration.threshold(bound, rate):.6g}" for bound in Bound)
     return {
         "rows": f"{summary.rows}, and {summary.unscorable} that could not be scored",
         "of": f"{summary.data}, sha256 {summary.data_sha256[:16]}...",
         "anomalous": f"at p <= {rate:g}; p is at least {1 / (summary.rows + 1):.3g}",
         "threshold": f"scores above, nats: {thresholds}",
     }
-
-
-def _threshold(calibration: Calibration, bound: Bound) -> float:
-    """Return the score, in nats, above which a row is anomalous at the model's rate."""
-    scores = calibration.scores[bound]
-    above = (1.0 + np.arange(len(scores))[::-1]) / (len(scores) + 1.0)  # the p-value just above each
-    return float(scores[np.argmax(above <= calibration.false_positive_rate)])
 
 
 def _quantiles(manifest: Manifest) -> Table:

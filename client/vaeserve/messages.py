@@ -102,6 +102,21 @@ def score_request(model: pb.ModelSpec, inputs: Arrays, options: ScoreOptions) ->
     )
 
 
+def encode_request(model: pb.ModelSpec, inputs: Arrays) -> pb.EncodeRequest:
+    """Return the request to encode `inputs`."""
+    return pb.EncodeRequest(model=model, inputs=to_tensors(inputs))
+
+
+def decode_request(model: pb.ModelSpec, inputs: Arrays) -> pb.DecodeRequest:
+    """Return the request to decode the `latents` of `inputs`."""
+    return pb.DecodeRequest(model=model, latents=to_tensor(inputs["latents"], "latents"))
+
+
+def reconstruct_request(model: pb.ModelSpec, inputs: Arrays) -> pb.ReconstructRequest:
+    """Return the request to reconstruct `inputs`."""
+    return pb.ReconstructRequest(model=model, inputs=to_tensors(inputs))
+
+
 def generate_request(model: pb.ModelSpec, count: int, *, seed: int, temperature: float) -> pb.GenerateRequest:
     """Return the request to generate `count` rows; raises InvalidInputError for a number out of its range."""
     check_draws(count, seed=seed, temperature=temperature)

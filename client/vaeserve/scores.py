@@ -140,6 +140,11 @@ class Calibration:
         p_values = (1.0 + at_least) / (self.rows + 1.0)
         return np.where(np.isnan(scores), np.nan, p_values)
 
+    def threshold(self, bound: Bound, rate: float) -> float:
+        """Return the score, in nats, above which a row's p-value is within `rate`, one that the rows support."""
+        above = (1.0 + np.arange(self.rows)[::-1]) / (self.rows + 1.0)  # the p-value just above each
+        return float(self.scores[bound][np.argmax(above <= rate)])
+
     def covers(self, options: ScoreOptions) -> bool:
         """Tell whether the calibration speaks of scores made with `options`."""
         return options.seed is None and options.num_samples in (None, self.num_samples)

@@ -27,11 +27,12 @@ CODES: dict[type[VaeserveError], StatusCode] = {
     InternalError: StatusCode.INTERNAL,
 }
 
-# Codes of what stands before our RPCs: the service's check of credentials, or a proxy.
+# Codes of what stands before our RPCs: the service's check of credentials, a proxy, or gRPC as a service stops.
 _FOREIGN: dict[StatusCode, type[VaeserveError]] = {
     StatusCode.UNAUTHENTICATED: ServerError,
     StatusCode.PERMISSION_DENIED: ServerError,
     StatusCode.UNIMPLEMENTED: ServerError,
+    StatusCode.CANCELLED: UnavailableError,
 }
 
 _ERRORS = {code: error for error, code in CODES.items()} | _FOREIGN

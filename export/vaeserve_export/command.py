@@ -1,4 +1,4 @@
-"""`vaeserve export`, `verify`, `calibrate` and `compare`: from a run to a bundle, and what comes after."""
+"""`vaeserve export`, `report`, `verify`, `calibrate` and `compare`: from a run to a bundle, and what comes after."""
 
 import json
 from dataclasses import asdict
@@ -45,6 +45,26 @@ def export(
         f"calibrated on {manifest.calibration.rows} rows; a row is anomalous at p <= {manifest.false_positive_rate:g}"
     )
     print(bundle.path)
+
+
+def report(
+    bundle: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console
+) -> None:
+    """Write the page of the bundle at `bundle` to the folder `out`. Raises as `Bundle.open` and `write_report` do."""
+    # Here, for nothing else draws.
+    from vaeserve_export.of_bundle import subject_of
+    from vaeserve_training.report.command import write_report
+
+    opened = Bundle.open(bundle)
+    write_report(
+        lambda rows: subject_of(opened, rows),
+        opened.manifest.signature,
+        out,
+        data=data,
+        label=label,
+        normal=normal,
+        console=console,
+    )
 
 
 def verify(bundle: Path, *, device: str, as_json: bool) -> None:

@@ -227,12 +227,6 @@ async def test_a_closed_async_client_says_so(service: LocalService) -> None:
         await client.score("table7", np.zeros((1, 7)))
 
 
-def test_a_message_past_the_services_limit_is_out_of_range(client: Client) -> None:
-    """A message that is too large can't succeed by trying again, and isn't told as an overload."""
-    with pytest.raises(OutOfRangeError, match="larger than max"):
-        client.score("table7", np.zeros((2_500_000, 7), np.float32))
-
-
 def test_long_names_are_answered_as_any_other(client: Client) -> None:
     """A name of any length gets its own error, which is clipped to what fits in the trailers."""
     with pytest.raises(NotFoundError, match="model: 'äää.*"):

@@ -11,7 +11,21 @@ import pytest
 
 import vaeserve
 
-HEAVY = ("torch", "onnxruntime", "onnx", "pyarrow", "sklearn", "pandas", "polars", "pydantic", "typer", "matplotlib")
+HEAVY = (
+    "torch",
+    "onnxruntime",
+    "onnx",
+    "pyarrow",
+    "sklearn",
+    "pandas",
+    "polars",
+    "pydantic",
+    "typer",
+    "matplotlib",
+    "rich",
+    "narwhals",
+    "opentelemetry",
+)
 
 
 def loaded_by(module: str) -> set[str]:
@@ -66,6 +80,7 @@ def test_the_public_names_are_these() -> None:
         "Interpolation",
         "RowStatus",
         "Scores",
+        "Tls",
         "VaeserveError",
     }
     assert all(hasattr(vaeserve, name) for name in vaeserve.__all__)

@@ -1,4 +1,4 @@
-"""`vaeserve train` and `vaeserve evaluate`: from a source to a run, and from a run to figures, said as it goes."""
+"""`vaeserve train`, `evaluate` and `report`: from a source to a run, and from a run to figures, said as it goes."""
 
 import hashlib
 import json
@@ -88,6 +88,24 @@ def train(
         print(json.dumps({"run": str(out), **run.record.test, "warnings": trained.warnings}))
     else:
         _say_run(run, console)
+
+
+def report(path: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console) -> None:
+    """Write the page of the run at `path` to the folder `out`. Raises as `Run.open` and `write_report` do."""
+    # Here, for nothing else draws.
+    from vaeserve_training.report.command import write_report
+    from vaeserve_training.report.of_run import subject_of
+
+    run = Run.open(path)
+    write_report(
+        lambda rows: subject_of(run, rows),
+        run.record.signature,
+        out,
+        data=data,
+        label=label,
+        normal=normal,
+        console=console,
+    )
 
 
 def evaluate(

@@ -1,0 +1,1 @@
+"""What a model learned, as a page that a person reads."""
