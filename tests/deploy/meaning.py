@@ -12,6 +12,8 @@ from vaeserve.cli import app
 from vaeserve_service.health import LIVENESS
 
 GPU = "nvidia.com/gpu"
+# How many times its size a request takes while it is read (docs/settings.md).
+READING = 17
 COMPONENT = "app.kubernetes.io/component"
 # What each probe asks the health service for, and the page that says the same.
 ASKED = {
@@ -283,6 +285,16 @@ def resources(manifests: Sequence[Manifest]) -> Faults:
                 yield f"{pod}: {container['name']} computes on {'cuda' if cuda else 'cpu'} with limits {limits}"
 
 
+def memory(manifests: Sequence[Manifest]) -> Faults:
+    """The largest request and the fullest queue of a model fit in a pod's memory."""
+    for pod in pods(manifests):
+        for container in filter(is_service, pod.containers):
+            limits = config_of(manifests, container).limits
+            needed = READING * limits.message_bytes + limits.queue_bytes
+            if needed > amount(container["resources"]["limits"].get("memory", "0")):
+                yield f"{pod}: a request and a queue may take {needed / 2**20:.0f} MiB"
+
+
 def restricted(manifests: Sequence[Manifest]) -> Faults:
     """Every container meets the restricted Pod Security Standard, on a read-only root, as the image's user."""
     for pod in pods(manifests):
@@ -393,6 +405,7 @@ CHECKS: tuple[Callable[[Sequence[Manifest]], Faults], ...] = (
     rollouts,
     scaling,
     resources,
+    memory,
     restricted,
     tokens,
     encryption,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import vaeserve
-from tests.deploy.meaning import faults, targets
+from tests.deploy.meaning import READING, faults, targets
 from tests.deploy.pods import named, pods
-from tests.deploy.rendering import COMPOSITIONS, Manifest, of_kind
+from tests.deploy.rendering import COMPOSITIONS, ROOT, Manifest, of_kind
 
 pytestmark = pytest.mark.deploy
 
@@ -95,6 +95,7 @@ FAULTS = [
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.resources.requests.cpu", "3", "asks for 3 cpu of 2"),
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.resources.limits.memory", "2Gi", "lent memory"),
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.resources.limits.cpu", GONE, "lacks requests or limits"),
+    Fault("kserve", "ServingRuntime/vaeserve", "spec.containers.0.env.1.value", "67108864", "may take 1344 MiB"),
     Fault("cuda", "Deployment/vaeserve", f"{CONTAINER}.resources.limits|nvidia.com/gpu", GONE, "computes on cuda"),
     Fault("cpu", "Deployment/vaeserve", f"{POD}.securityContext.runAsNonRoot", GONE, "runAsNonRoot is None"),
     Fault("everything", "Deployment/vaeserve", f"{POD}.initContainers.0.securityContext.capabilities", GONE,
@@ -150,6 +151,12 @@ def broken(manifests: list[Manifest], fault: Fault) -> list[Manifest]:
 def test_a_fault_is_found(rendered: Rendered, fault: Fault) -> None:
     """Manifests with one fault are refused, and told which it is."""
     assert [said for said in faults(broken(rendered(fault.composition), fault)) if fault.said in said]
+
+
+def test_what_a_request_takes_is_what_the_settings_say() -> None:
+    """The factor of a request's memory is the one of the page."""
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert f"it may take {READING} times as much memory" in page
 
 
 def test_two_autoscalers_are_refused(rendered: Rendered) -> None:
