@@ -9,9 +9,10 @@ import yaml
 from grpc_health.v1 import health_pb2_grpc
 
 import vaeserve
-from tests.deploy.meaning import PROBES, faults
+from tests.deploy.meaning import faults
 from tests.deploy.pods import named, pods
 from tests.deploy.rendering import DEPLOY, Manifest
+from tests.deploy.wiring import PROBES
 from vaeserve_service.health import Health
 
 BASE = DEPLOY / "base"

@@ -18,10 +18,10 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from numpy.typing import NDArray
 
-from tests.deploy.meaning import PROBES
 from tests.deploy.monitored import MODEL
 from tests.deploy.pods import Pod, pods
 from tests.deploy.rendering import Manifest, of_kind
+from tests.deploy.wiring import PROBES
 from tests.service.conftest import Authority
 from vaeserve.bundle import Bundle
 from vaeserve.client import Client
