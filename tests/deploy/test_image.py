@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import vaeserve
-from tests.deploy.conftest import MODEL
 from tests.deploy.containers import ROOT, Container, Image, Store, output
+from tests.deploy.monitored import MODEL
 from tests.deploy.network import Host, Network, need
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1200)]

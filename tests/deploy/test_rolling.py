@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.conftest import MODEL
+from tests.deploy.monitored import MODEL
 from tests.deploy.network import Host, Network, find, need
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
