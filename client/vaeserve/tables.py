@@ -3,6 +3,7 @@
 A piece is what can be read without the rest of its file: row groups of Parquet, lines of text.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -327,7 +328,9 @@ def _first(reader: Any) -> pa.RecordBatch:
 
 
 def _row_bytes(file: File, first: pa.RecordBatch) -> float:
-    return max(1.0, min(file.size, BLOCK) / max(1, int(first.num_rows)))
+    """Return the bytes of a line; infinitely many where there is none but perhaps a header."""
+    rows = int(first.num_rows)
+    return min(file.size, BLOCK) / rows if rows else math.inf
 
 
 def _slices(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
@@ -338,6 +341,8 @@ def _slices(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordB
 
 def _cut_lines(file: File, head: Head, rows: int, whole: Callable[[], bool]) -> list[tuple[int, int, int]]:
     """Return pieces of a text file that end with a line, of one length but for that; one if it must stay `whole`."""
+    if head.row_bytes == math.inf:
+        return []
     length = max(1, int(rows * head.row_bytes))
     ends = [0, file.size]
     if file.size > length and not file.compressed and not whole():
