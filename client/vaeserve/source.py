@@ -190,10 +190,27 @@ def inputs_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[st
     """
     if signature.columns:
         _refuse_text(batch, [column.name for column in signature.numeric_columns])
-        return signature.inputs_from(pa.table(batch))
+        columns = _arrays_of(batch, signature)
+        # Columns that are called as tensors are would be taken for those.
+        mistaken = set(columns) == {spec.name for spec in signature.inputs}
+        return signature.inputs_from(pa.table(batch) if mistaken else columns)
     if IMAGE not in batch.schema.names:
         raise InvalidInputError(f"rows: columns {', '.join(batch.schema.names)}; the model takes images")
     return signature.check({IMAGE: images_of(batch)})
+
+
+def _arrays_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[str, NDArray[Any]]:
+    """Return the model's columns of a batch as arrays, as `Signature` would make them of a table, but sooner."""
+    arrays = {}
+    for column in signature.columns:
+        if column.name in batch.schema.names:
+            values = batch.column(column.name)
+            coded = pa.types.is_integer(values.type) or pa.types.is_dictionary(values.type)
+            if column.kind == "categorical" and coded:  # as numbers beside nulls they would be rounded
+                values = values.cast(pa.string())
+            some = values if isinstance(values, pa.Array) else values.combine_chunks()
+            arrays[column.name] = some.to_numpy(zero_copy_only=False)
+    return arrays
 
 
 def images_of(batch: pa.RecordBatch | pa.Table) -> NDArray[np.uint8]:

@@ -196,8 +196,8 @@ class Csv:
         return Head(first.schema, row_bytes=_row_bytes(file, first))
 
     def cut(self, file: File, head: Head, rows: int) -> list[tuple[int, int, int]]:
-        """Cut at the ends of lines where no value can hold one: in a file without a quote."""
-        return _cut_lines(file, head, rows, lambda: _holds(file, b'"'))
+        """Cut at the ends of lines where no value can hold one: in a file without quotes but in its header."""
+        return _cut_lines(file, head, rows, lambda: _has_quoted_values(file))
 
     def read(self, file: File, head: Head, piece: Piece, schema: pa.Schema, *, rows: int) -> Iterator[pa.RecordBatch]:
         """Parse a block at a time."""
@@ -363,9 +363,15 @@ def _line_end(opened: pa.NativeFile, position: int, size: int) -> int:
     return size
 
 
-def _holds(file: File, mark: bytes) -> bool:
+def _has_quoted_values(file: File) -> bool:
+    """Tell whether there is a quote past the first line, or one that the first line doesn't close."""
     with file.stream() as stream:
-        while block := stream.read(8 * 2**20):
-            if mark in block:
+        block = stream.read(BLOCK)
+        header, _, block = block.partition(b"\n")
+        if header.count(b'"') % 2:
+            return True
+        while block:
+            if b'"' in block:
                 return True
+            block = stream.read(8 * BLOCK)
     return False

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
+from vaeserve.errors import DataError
 from vaeserve_jobs.job import Computed, Job, Skipped, batch_rows
 from vaeserve_jobs.model import Model
 from vaeserve_jobs.plan import Plan
@@ -81,28 +82,34 @@ class LocalEngine:
         return min(max(self._workers + 1, self._memory // (2 * batch)), 4 * self._workers)
 
 
-Item = tuple[int, pa.RecordBatch | Skipped | None]
+Item = tuple[int, pa.RecordBatch | Skipped | DataError | None]
 
 
 def _read(job: Job, shards: Iterable[int]) -> Iterator[Item]:
-    """Yield the batches of shards, and None as each ends."""
+    """Yield the batches of shards, and None as each ends; what can't be read in its place, to be raised in its turn."""
     for shard in shards:
-        for batch in job.read(shard):
-            yield shard, batch
+        try:
+            for batch in job.read(shard):
+                yield shard, batch
+        except DataError as error:
+            yield shard, error
+            return
         yield shard, None
 
 
-def _compute(job: Job, model: Model, batch: Any) -> Computed | Skipped | None:
+def _compute(job: Job, model: Model, batch: Any) -> Computed | Skipped | DataError | None:
     return job.compute(model, batch) if isinstance(batch, pa.RecordBatch) else batch
 
 
 def _write(
-    job: Job, shard: int, made: Iterator[Computed | Skipped | None], *, watch: Watch, stop: threading.Event
+    job: Job, shard: int, made: Iterator[Computed | Skipped | DataError | None], *, watch: Watch, stop: threading.Event
 ) -> Tally:
     with job.part(shard) as part:
         for some in made:
             if stop.is_set():
                 raise StoppedError
+            if isinstance(some, DataError):
+                raise some
             if some is not None:
                 watch.rows(part.add(some))
     return part.tally

@@ -10,7 +10,7 @@ import pyarrow as pa
 from vaeserve.errors import ConfigError, DataError, InvalidInputError
 from vaeserve.signature import Signature
 from vaeserve.source import Source, inputs_of
-from vaeserve_jobs.model import Address, Model
+from vaeserve_jobs.model import Address, Inputs, Model
 from vaeserve_jobs.part import PartWriter, new_part, part_name
 from vaeserve_jobs.plan import Plan
 from vaeserve_jobs.store import Store
@@ -61,13 +61,16 @@ class Job:
                     raise
                 yield Skipped(piece.file, str(error))
 
-    def compute(self, model: Model, batch: pa.RecordBatch) -> Computed:
-        """Return a batch's rows of the output."""
+    def inputs(self, batch: pa.RecordBatch) -> Inputs:
+        """Return a batch as the model's inputs; raises InvalidInputError, naming the input and the column."""
         try:
-            inputs = inputs_of(batch, self.signature)
+            return inputs_of(batch, self.signature)
         except InvalidInputError as error:
             raise InvalidInputError(f"{self.source.name}: {error}") from None
-        answer = self.task.compute(model, inputs)
+
+    def compute(self, model: Model, batch: pa.RecordBatch) -> Computed:
+        """Return a batch's rows of the output; raises as `inputs` does."""
+        answer = self.task.compute(model, self.inputs(batch))
         kept = batch.select(list(self.plan.keep)).columns
         rows = pa.RecordBatch.from_arrays([*kept, *answer.columns], schema=self.schema)
         return Computed(rows if answer.kept is None else rows.filter(pa.array(answer.kept)), answer)

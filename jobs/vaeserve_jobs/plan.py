@@ -140,11 +140,7 @@ def make_plan(
 
 
 def columns_of(source: Source, model: Model, keep: Sequence[str]) -> list[str]:
-    """Return which columns are read: the model's and those to keep.
-
-    Raises DataError, naming the nearest there is, for one that isn't there.
-    """
-    source.require(keep)
+    """Return which columns are read: the model's and those to keep."""
     names = [column.name for column in model.signature.columns] or [IMAGE]
     # A column of the model's that isn't there is said by the model, with the others.
     return list(dict.fromkeys([*(name for name in names if name in source.schema.names), *keep]))

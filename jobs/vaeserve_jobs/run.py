@@ -10,7 +10,7 @@ from vaeserve.errors import ConfigError
 from vaeserve.files import is_url
 from vaeserve.source import Source, open_source
 from vaeserve_jobs.engine import Engine, Watch
-from vaeserve_jobs.job import Job, output_schema
+from vaeserve_jobs.job import Job, Skipped, output_schema
 from vaeserve_jobs.model import Address, Model
 from vaeserve_jobs.plan import Plan, make_plan
 from vaeserve_jobs.store import Store
@@ -60,6 +60,7 @@ def run(
         if isinstance(order.task, Score):
             model.check(order.task.options)
         job = make_job(order, model)
+        _try_first_rows(job)
         store.make()
         _write_plan(store, job.plan)
         if SUCCESS in store.names():
@@ -87,6 +88,7 @@ def finish_only(out: str) -> Summary:
 def make_job(order: Order, model: Model) -> Job:
     """Look at the input, and plan."""
     source = typed(open_source(order.input), model)
+    source.require(order.keep)
     schema = output_schema(source, model, order.task, order.keep)
     plan = make_plan(
         source,
@@ -106,6 +108,14 @@ def make_job(order: Order, model: Model) -> Job:
         address=replace(order.address, version=model.identity.version) if order.address.server else order.address,
         skip_bad_files=order.skip_bad_files,
     )
+
+
+def _try_first_rows(job: Job) -> None:
+    """Raise InvalidInputError, naming the column, if the first rows are none for the model."""
+    for batch in job.read(0):
+        if not isinstance(batch, Skipped):
+            job.inputs(batch)
+        return
 
 
 def typed(source: Source, model: Model) -> Source:

@@ -27,14 +27,21 @@ class Store:
         self._local = Path(self._path) if isinstance(self._system, pa.fs.LocalFileSystem) else None
 
     def make(self) -> None:
-        """Make the folder unless it is there; raises ConfigError where there is a file, or it can't be."""
+        """Make the folder unless it is there; raises ConfigError where it can't be made."""
         with self.writing():
-            if self._system.get_file_info(self._path).is_file:
-                raise ConfigError(f"--out {self.name}: is a file; expected a folder, new or empty")
             self._system.create_dir(self._path)
 
     def names(self) -> list[str]:
-        """Return the names of what is in the folder, but for files half-written; none where there is no folder."""
+        """Return the names of what is in the folder, but for files half-written; none where there is no folder.
+
+        Raises ConfigError where there is a file in its place, and where it can't be read.
+        """
+        with self.writing():
+            if self._system.get_file_info(self._path).is_file:
+                raise ConfigError(f"--out {self.name}: is a file; expected a folder, new or empty")
+            return self._names()
+
+    def _names(self) -> list[str]:
         selector = pa.fs.FileSelector(self._path, allow_not_found=True)
         names = sorted(info.base_name for info in self._system.get_file_info(selector))
         return [name for name in names if not name.startswith(".")]

@@ -1,6 +1,5 @@
 """What a job computes of each row: its score, its posterior, or its reconstruction."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -11,10 +10,9 @@ from numpy.typing import NDArray
 from vaeserve.scores import RowStatus, ScoreOptions, Scores
 from vaeserve.signature import Signature
 from vaeserve.source import IMAGE
+from vaeserve_jobs.attributions import ATTRIBUTIONS
 from vaeserve_jobs.decoded import columns_of
 from vaeserve_jobs.model import Inputs, Model
-
-ATTRIBUTIONS = pa.list_(pa.struct([("feature", pa.string()), ("excess", pa.float32())]))
 
 _SCORES = {
     "score": pa.float32(),
@@ -78,11 +76,11 @@ class Score:
 
     def compute(self, model: Model, inputs: Inputs) -> Answer:
         """Return the scores of a batch."""
-        scores = model.score(inputs, self.options)
+        scores, attributions = model.score(inputs, self.options)
         columns = [pa.array(getattr(scores, name), kind) for name, kind in _SCORES.items()]
         columns.append(_names(scores.status))
-        if self.options.top_features:
-            columns.append(_attributions(scores))
+        if attributions is not None:
+            columns.append(attributions)
         return Answer(columns, scores.status, scores, scores.anomalous if self.only_anomalous else None)
 
     def to_json(self) -> dict[str, Any]:
@@ -161,16 +159,3 @@ def decoded_columns(outputs: dict[str, NDArray[Any]], signature: Signature) -> l
 
 def _names(status: NDArray[np.int8]) -> pa.Array:
     return _STATUS.take(pa.array(status))
-
-
-def _attributions(scores: Scores) -> pa.Array:
-    """Return each row's features and by how much they exceed, as lists: made as columns, for rows would take long."""
-    flat = [attribution for row in scores.attributions for attribution in row]
-    offsets = np.cumsum([0, *map(len, scores.attributions)], dtype=np.int32)
-    features: Sequence[Any] = [attribution.feature for attribution in flat]
-    excess = np.fromiter((attribution.excess for attribution in flat), np.float32, len(flat))
-    struct = pa.StructArray.from_arrays([pa.array(features, pa.string()), pa.array(excess)], fields=list(_STRUCT))
-    return pa.ListArray.from_arrays(pa.array(offsets), struct)
-
-
-_STRUCT = ATTRIBUTIONS.value_type
