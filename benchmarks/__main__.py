@@ -5,12 +5,13 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import calibration, detection, likelihood, novelty, observing, pyod_time, serving, transport
+from benchmarks import calibration, detection, jobs, likelihood, novelty, observing, pyod_time, serving, transport
 from benchmarks.environment import environment
 
 BENCHMARKS = {
     "calibration": calibration,
     "detection": detection,
+    "jobs": jobs,
     "likelihood": likelihood,
     "novelty": novelty,
     "observing": observing,
