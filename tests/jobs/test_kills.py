@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,24 @@ def many_rows(rows_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(models: Any, many_rows: Path) -> Callable[..., "subprocess.Popen[str]"]:
+def start(models: Any, many_rows: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Start a job in a process: `start(out, *flags)`; many samples of noise make its shards last."""
     flags = ["--bundle", models.bundles["table7"].path, "--keep", "id", "--top", 10, "--top-features", 2]
     flags += ["--shard-rows", SHARD_ROWS, "--num-samples", 64, "--workers", 2]
 
+    processes: list[subprocess.Popen[str]] = []
+
     def started(out: Path, *more: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "vaeserve", "score", many_rows, "--out", out, *flags, *more]
-        return subprocess.Popen(
-            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        processes.append(
+            subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
+        return processes[-1]
 
-    return started
+    yield started
+    for process in processes:
+        with process:  # which is over, unless the test failed
+            process.kill()
 
 
 def finished(process: "subprocess.Popen[str]") -> dict[str, Any]:
