@@ -5,17 +5,24 @@ actor that dies is replaced and its shard run again, to the same bytes.
 """
 
 import json
+import logging
+import os
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from vaeserve.errors import MissingExtraError, VaeserveError
+from vaeserve import errors
 from vaeserve_jobs.engine import LocalEngine, StoppedError, Watch
 from vaeserve_jobs.job import Job
 from vaeserve_jobs.plan import Plan
 from vaeserve_jobs.tally import Tally
+
+POLL_S = 0.2
 
 
 class RayEngine:
@@ -26,64 +33,95 @@ class RayEngine:
         try:
             import ray
         except ModuleNotFoundError:
-            raise MissingExtraError("--engine ray takes pip install 'vaeserve[jobs,ray]'") from None
+            raise errors.MissingExtraError("--engine ray takes pip install 'vaeserve[jobs,ray]'") from None
         self._ray = ray
         self._workers = workers
         self._memory = memory
 
     def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: threading.Event) -> None:
-        """Run shards; raises StoppedError once `stop` is set, with no shard half-written, and what a worker raises."""
+        """Run shards; raises StoppedError once `stop` is set, with no shard half-written, and what a worker raised."""
         if not shards:
             return
-        ray = self._ray
-        started = not ray.is_initialized()
-        if started:
-            ray.init(log_to_driver=False, logging_level="error")
-        try:
-            ray.data.DataContext.get_current().enable_progress_bars = False
+        # Ray ends first, so that nobody waits for what will never come.
+        with ThreadPoolExecutor(1) as waiter, self._cluster() as ray:
+            items = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
             workers = min(self._workers or int(ray.cluster_resources()["CPU"]), len(shards))
-            done = ray.data.from_items(
-                [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
-            ).map_batches(
+            done = items.map_batches(
                 _Worker,
                 fn_constructor_args=(job, self._memory),
                 batch_size=1,
                 num_cpus=1,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             )
-            for row in done.iter_rows():
-                tally = Tally.from_json(json.loads(row["tally"]))
+            rows = iter(done.iter_rows())
+            while row := _next(rows, waiter, stop):
+                if row["error"]:
+                    raise getattr(errors, row["error"])(row["said"])
+                tally = Tally.from_json(json.loads(row["said"]))
                 watch.rows(tally.rows)
                 watch.shard(int(row["shard"]), tally)
-                if stop.is_set():
-                    raise StoppedError
-        except ray.exceptions.RayError as error:
-            raise _our_own(error) from None
+
+    @contextmanager
+    def _cluster(self) -> Iterator[Any]:
+        """Yield Ray, connected and quiet; end what was started here."""
+        ray = self._ray
+        started = not ray.is_initialized()
+        if started:
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            before = signal.getsignal(signal.SIGTERM)
+            ray.init(log_to_driver=False, logging_level="error")
+            signal.signal(signal.SIGTERM, before)  # Ray has put its own there, which exits at once
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        try:
+            yield ray
         finally:
             if started:
                 ray.shutdown()
 
 
+def _next(rows: Iterator[dict[str, Any]], waiter: ThreadPoolExecutor, stop: threading.Event) -> dict[str, Any] | None:
+    """Return the next row, None after the last; raises StoppedError once `stop` is set."""
+    row = waiter.submit(next, rows, None)
+    while not wait([row], timeout=POLL_S).done:
+        if stop.is_set():
+            raise StoppedError
+    return row.result()
+
+
 class _Worker:
-    """An actor: opens the model once, and runs the shards that it is given."""
+    """An actor: opens the model with its first shard, and runs those that it is given.
+
+    What goes wrong is returned as what is done is: through Ray an error would lose what it is.
+    """
 
     def __init__(self, job: Job, memory: int) -> None:
         self._job = job
-        self._engine = LocalEngine(job.address.open(), workers=1, memory=memory)
+        self._memory = memory
+        self._engine: LocalEngine | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        watched = _Tallies()
-        shards = [int(shard) for shard in batch["shard"]]
-        self._engine.run(self._job, shards, watch=watched, stop=threading.Event())
-        said = [json.dumps(watched.tallies[shard].to_json()) for shard in shards]
-        return {"shard": batch["shard"], "tally": np.array(said, object)}
+        """Run a shard, the only one of the batch."""
+        (shard,) = batch["shard"].tolist()
+        try:
+            error, said = "", json.dumps(self._tally(shard).to_json())
+        except errors.VaeserveError as fault:
+            error, said = type(fault).__name__, str(fault)
+        return {"shard": batch["shard"], "error": np.array([error]), "said": np.array([said])}
+
+    def _tally(self, shard: int) -> Tally:
+        if self._engine is None:
+            self._engine = LocalEngine(self._job.address.open(), workers=1, memory=self._memory)
+        tallied = _Tallied()
+        self._engine.run(self._job, [shard], watch=tallied, stop=threading.Event())
+        return tallied.tally
 
 
-class _Tallies:
-    """Keeps what was counted of each shard."""
+class _Tallied:
+    """Keeps what was counted of a shard."""
 
     def __init__(self) -> None:
-        self.tallies: dict[int, Tally] = {}
+        self.tally = Tally()
 
     def begin(self, plan: Plan, shards: Sequence[int]) -> None:
         """Take that shards are to be run."""
@@ -93,14 +131,5 @@ class _Tallies:
 
     def shard(self, shard: int, tally: Tally) -> None:
         """Keep it."""
-        self.tallies[shard] = tally
-
-
-def _our_own(error: BaseException | None) -> BaseException:
-    """Return our error that a worker raised, from within those that Ray puts around it; else Ray's own."""
-    first = error
-    while error is not None:
-        if isinstance(error, VaeserveError):
-            return type(error)(*error.args[:1]) if not type(error).__module__.startswith("vaeserve") else error
-        error = getattr(error, "cause", None) or error.__cause__
-    return first or RuntimeError("Ray failed")
+        del shard
+        self.tally = tally

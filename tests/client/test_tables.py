@@ -133,7 +133,7 @@ def test_urls_are_files_too(tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe("/tables/in/t.parquet", (tmp_path / "t.parquet").read_bytes())
     for name in (f"file://{tmp_path}/t.parquet", "memory://tables/in/t.parquet", "memory://tables/in"):
         assert open_source(name).table().to_pydict() == {"a": [1.0]}
-    (file,) = files_at("memory://tables/in") or ()
+    (file,) = files_at("memory://tables/in") or []
     assert file.name == "memory://tables/in/t.parquet"
     with pytest.raises(DataError, match="memory://tables/none: no such file, folder"):
         open_source("memory://tables/none")

@@ -3,14 +3,15 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.jobs.conftest import RunJob, parts
+from vaeserve.scores import ScoreOptions
 from vaeserve_jobs import Score
-from vaeserve_jobs.cluster import _our_own
 
 
 @pytest.mark.slow
@@ -49,19 +50,28 @@ def test_ray_writes_what_this_process_does(
         check=False,
     )
     assert failed.returncode == 2, failed.stderr
-    (said,) = (line for line in failed.stderr.splitlines() if line.startswith("error: "))
-    assert "broken.parquet: " in said
+    *progress, said = failed.stderr.splitlines()
+    assert said.startswith(f"error: {tmp_path / 'broken.parquet'}: ")
+    assert all(line.startswith("{") for line in progress)
     assert not list((tmp_path / "none").glob(".*"))
 
 
-def test_an_error_of_ours_is_found_within_rays() -> None:
-    """What a worker raised is what is said, whatever Ray puts around it; what is none of ours stays Ray's."""
-    from vaeserve.errors import DataError
-
-    class Wrapped(Exception):  # noqa: N818 - as Ray's are
-        def __init__(self, cause: Exception) -> None:
-            self.cause = cause
-
-    ours, other = DataError("a file"), Wrapped(ValueError("another"))
-    assert _our_own(Wrapped(Wrapped(ours))) is ours
-    assert _our_own(other) is other
+@pytest.mark.slow
+def test_on_sigterm_a_cluster_is_left_and_resumed(
+    run_job: RunJob, models: Any, table_file: Path, tmp_path: Path
+) -> None:
+    """SIGTERM ends a job on a cluster with 143, and another engine goes on with what it left, to the same bytes."""
+    task = Score(ScoreOptions(num_samples=256))
+    flags = ["--bundle", models.bundles["table7"].path, "--num-samples", 256, "--shard-rows", 700]
+    command = [sys.executable, "-m", "vaeserve", "score", table_file, "--out", "ray", "--engine", "ray", "--workers", 1]
+    out = tmp_path / "ray"
+    with subprocess.Popen([str(part) for part in (*command, *flags)], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not list(out.glob("part-*.parquet")):
+            time.sleep(0.001)
+        process.terminate()
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 143, said
+    assert not (out / "_SUCCESS").exists()
+    run_job(table_file, out, task=task, shard_rows=700, resume=True)
+    run_job(table_file, tmp_path / "local", task=task, shard_rows=700)
+    assert parts(out) == parts(tmp_path / "local")
