@@ -5,10 +5,8 @@ actor that dies is replaced and its shard run again, to the same bytes.
 """
 
 import json
-import logging
-import os
 import signal
-import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from vaeserve import errors
-from vaeserve_jobs.engine import LocalEngine, StoppedError, Watch
+from vaeserve_jobs.engine import LocalEngine, Stop, StoppedError, Watch
 from vaeserve_jobs.job import Job
 from vaeserve_jobs.plan import Plan
 from vaeserve_jobs.tally import Tally
 
 POLL_S = 0.2
+ASK_S = 0.5
 
 
 class RayEngine:
@@ -38,40 +37,44 @@ class RayEngine:
         self._workers = workers
         self._memory = memory
 
-    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: threading.Event) -> None:
+    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: Stop) -> None:
         """Run shards; raises StoppedError once `stop` is set, with no shard half-written, and what a worker raised."""
         if not shards:
             return
-        # Ray ends first, so that nobody waits for what will never come.
-        with ThreadPoolExecutor(1) as waiter, self._cluster() as ray:
+        with self._cluster() as ray, ThreadPoolExecutor(1) as waiter:
+            stopped = ray.remote(num_cpus=0)(_Flag).remote()
             items = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
             workers = min(self._workers or int(ray.cluster_resources()["CPU"]), len(shards))
             done = items.map_batches(
                 _Worker,
-                fn_constructor_args=(job, self._memory),
+                fn_constructor_args=(job, self._memory, stopped),
                 batch_size=1,
                 num_cpus=1,
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             )
-            rows = iter(done.iter_rows())
-            while row := _next(rows, waiter, stop):
+            rows, wrong = iter(done.iter_rows()), None
+            while row := _next(rows, waiter, stop, stopped):
                 if row["error"]:
-                    raise getattr(errors, row["error"])(row["said"])
+                    wrong = wrong or row
+                    continue
                 tally = Tally.from_json(json.loads(row["said"]))
                 watch.rows(tally.rows)
                 watch.shard(int(row["shard"]), tally)
+        # All that are there have answered: to leave Ray Data in its midst takes long, and is loud.
+        if stop.is_set():
+            raise StoppedError
+        if wrong:
+            raise getattr(errors, wrong["error"])(wrong["said"])
 
     @contextmanager
     def _cluster(self) -> Iterator[Any]:
-        """Yield Ray, connected and quiet; end what was started here."""
+        """Yield Ray, connected; end what was started here."""
         ray = self._ray
         started = not ray.is_initialized()
         if started:
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             before = signal.getsignal(signal.SIGTERM)
             ray.init(log_to_driver=False, logging_level="error")
             signal.signal(signal.SIGTERM, before)  # Ray has put its own there, which exits at once
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         ray.data.DataContext.get_current().enable_progress_bars = False
         try:
             yield ray
@@ -80,13 +83,47 @@ class RayEngine:
                 ray.shutdown()
 
 
-def _next(rows: Iterator[dict[str, Any]], waiter: ThreadPoolExecutor, stop: threading.Event) -> dict[str, Any] | None:
-    """Return the next row, None after the last; raises StoppedError once `stop` is set."""
+def _next(
+    rows: Iterator[dict[str, Any]], waiter: ThreadPoolExecutor, stop: Stop, stopped: Any
+) -> dict[str, Any] | None:
+    """Return the next row, None after the last; tell the workers once `stop` is set."""
     row = waiter.submit(next, rows, None)
     while not wait([row], timeout=POLL_S).done:
         if stop.is_set():
-            raise StoppedError
+            stopped.set.remote()
     return row.result()
+
+
+class _Flag:
+    """An actor that knows whether the job was told to stop."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        """Have it stop."""
+        self._set = True
+
+    def is_set(self) -> bool:
+        """Tell whether it was."""
+        return self._set
+
+
+class _Asked:
+    """What a worker sees of the flag: it asks now and then."""
+
+    def __init__(self, flag: Any) -> None:
+        import ray
+
+        get: Any = ray.get
+        self._ask = lambda: bool(get(flag.is_set.remote()))
+        self._set, self._asked = False, 0.0
+
+    def is_set(self) -> bool:
+        """Tell whether the job was told to stop."""
+        if not self._set and time.monotonic() - self._asked >= ASK_S:
+            self._set, self._asked = self._ask(), time.monotonic()
+        return self._set
 
 
 class _Worker:
@@ -95,9 +132,10 @@ class _Worker:
     What goes wrong is returned as what is done is: through Ray an error would lose what it is.
     """
 
-    def __init__(self, job: Job, memory: int) -> None:
+    def __init__(self, job: Job, memory: int, flag: Any) -> None:
         self._job = job
         self._memory = memory
+        self._stop = _Asked(flag)
         self._engine: LocalEngine | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -105,15 +143,17 @@ class _Worker:
         (shard,) = batch["shard"].tolist()
         try:
             error, said = "", json.dumps(self._tally(shard).to_json())
-        except errors.VaeserveError as fault:
+        except (errors.VaeserveError, StoppedError) as fault:
             error, said = type(fault).__name__, str(fault)
         return {"shard": batch["shard"], "error": np.array([error]), "said": np.array([said])}
 
     def _tally(self, shard: int) -> Tally:
+        if self._stop.is_set():
+            raise StoppedError
         if self._engine is None:
             self._engine = LocalEngine(self._job.address.open(), workers=1, memory=self._memory)
         tallied = _Tallied()
-        self._engine.run(self._job, [shard], watch=tallied, stop=threading.Event())
+        self._engine.run(self._job, [shard], watch=tallied, stop=self._stop)
         return tallied.tally
 
 

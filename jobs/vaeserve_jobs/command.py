@@ -152,16 +152,16 @@ def _engine(way: Way, model: Model, memory: int) -> Engine:
     return LocalEngine(model, workers=workers, memory=memory)
 
 
-class Stop(threading.Event):
+class Signal(threading.Event):
     """Set by a signal, whose number it has."""
 
     number = 0
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
+def stopping() -> Iterator[Signal]:
     """Yield what SIGTERM and SIGINT set; a second one ends the process at once."""
-    stop = Stop()
+    stop = Signal()
 
     def ask(number: int, _: object) -> None:
         stop.number = number

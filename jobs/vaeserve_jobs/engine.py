@@ -4,7 +4,6 @@ Reading, computing and writing overlap: one thread reads ahead, the workers run 
 Python's, and the caller's thread writes what they made, in order.
 """
 
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +31,14 @@ class StoppedError(Exception):
     """A job was told to stop; what is done is done, and it can be resumed."""
 
 
+class Stop(Protocol):
+    """What tells a job to stop, as `threading.Event` does."""
+
+    def is_set(self) -> bool:
+        """Tell whether it is to."""
+        ...
+
+
 class Watch(Protocol):
     """Who is told how a job comes on."""
 
@@ -51,7 +58,7 @@ class Watch(Protocol):
 class Engine(Protocol):
     """Runs shards of a job, each to its part, in any order."""
 
-    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: threading.Event) -> None:
+    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: Stop) -> None:
         """Run shards; raises StoppedError once `stop` is set, with no shard half-written."""
         ...
 
@@ -65,7 +72,7 @@ class LocalEngine:
         self._workers = workers
         self._memory = memory
 
-    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: threading.Event) -> None:
+    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: Stop) -> None:
         """Run shards; raises StoppedError once `stop` is set, with no shard half-written."""
         ahead = self._batches_ahead(job)
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(self._workers) as workers:
@@ -102,7 +109,7 @@ def _compute(job: Job, model: Model, batch: Any) -> Computed | Skipped | DataErr
 
 
 def _write(
-    job: Job, shard: int, made: Iterator[Computed | Skipped | DataError | None], *, watch: Watch, stop: threading.Event
+    job: Job, shard: int, made: Iterator[Computed | Skipped | DataError | None], *, watch: Watch, stop: Stop
 ) -> Tally:
     with job.part(shard) as part:
         for some in made:

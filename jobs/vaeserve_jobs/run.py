@@ -1,6 +1,5 @@
 """Running a job from its first look at the input to `_SUCCESS`."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from vaeserve.errors import ConfigError
 from vaeserve.files import is_url
 from vaeserve.source import Source, open_source
-from vaeserve_jobs.engine import Engine, Watch
+from vaeserve_jobs.engine import Engine, Stop, Watch
 from vaeserve_jobs.job import Job, Skipped, output_schema
 from vaeserve_jobs.model import Address, Model
 from vaeserve_jobs.plan import Plan, make_plan
@@ -44,7 +43,7 @@ def run(
     engine_for: Callable[[Model], Engine],
     *,
     watch: Watch,
-    stop: threading.Event,
+    stop: Stop,
     told: Callable[[], dict[str, Any]] = dict,
 ) -> Summary | None:
     """Run a job, or this process's part of it, and finish it if all shards are done then; None if they aren't.
