@@ -6,13 +6,13 @@ memory; or `pandas_loop`, the loop that a user would write. STARTED is when the 
 
 import json
 import os
-import resource
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -27,6 +27,26 @@ from vaeserve_service.runtime import Runtime
 
 MEMORY = 512 * 2**20
 BATCH_ROWS = 8192
+
+
+class Timed(NamedTuple):
+    """Rows, what they took in seconds of the clock and of the processor, and when the first was done."""
+
+    rows: int
+    wall_s: float
+    cpu_s: float
+    first: float = 0.0
+
+
+class Clock:
+    """Counts seconds from now."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def timed(self, rows: int, first: float = 0.0) -> Timed:
+        """Return what rows took."""
+        return Timed(rows, time.perf_counter() - self._wall, time.process_time() - self._cpu, first)
 
 
 class Watched:
@@ -48,21 +68,21 @@ class Watched:
         """Take that a shard is done."""
 
 
-def job(bundle: Path, rows: Path, out: Path, threads: int) -> tuple[int, float, float]:
-    """Score a file to `out`; return the rows, the seconds, and when the first row was done."""
+def job(bundle: Path, rows: Path, out: Path, threads: int) -> Timed:
+    """Score a file to `out`."""
     watched = Watched()
     order = Order(str(rows), str(out), Address(bundle=str(bundle)), Score())
-    began = time.perf_counter()
+    clock = Clock()
     run(
         order,
         lambda model: LocalEngine(model, workers=threads, memory=MEMORY),
         watch=watched,
         stop=threading.Event(),
     )
-    return watched.counted, time.perf_counter() - began, watched.first
+    return clock.timed(watched.counted, watched.first)
 
 
-def onnxruntime(bundle: Path, rows: Path, out: Path, threads: int) -> tuple[int, float, float]:
+def onnxruntime(bundle: Path, rows: Path, out: Path, threads: int) -> Timed:
     """Run the scorer over rows in memory, and keep nothing."""
     del out
     opened = Bundle.open(bundle)
@@ -74,19 +94,19 @@ def onnxruntime(bundle: Path, rows: Path, out: Path, threads: int) -> tuple[int,
     def score(start: int) -> None:
         runtime.score({"numeric": numeric[start : start + BATCH_ROWS]}, noise, by_feature=False)
 
-    began = time.perf_counter()
+    clock = Clock()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(score, starts))
-    return len(numeric), time.perf_counter() - began, 0.0
+    return clock.timed(len(numeric))
 
 
-def pandas_loop(bundle: Path, rows: Path, out: Path, threads: int) -> tuple[int, float, float]:
+def pandas_loop(bundle: Path, rows: Path, out: Path, threads: int) -> Timed:
     """Read a batch, score it by a session as it comes, gather the scores, and write them in the end."""
     del threads  # a session takes as many as there are
     opened = Bundle.open(bundle)
     session = ort.InferenceSession(opened.graph("scorer"))
     noise = opened.noise[: opened.manifest.num_samples]
-    began, count, frames = time.perf_counter(), 0, []
+    clock, count, frames = Clock(), 0, []
     for batch in pq.ParquetFile(rows).iter_batches(BATCH_ROWS):
         frame = batch.to_pandas()
         feeds = {"numeric": frame.to_numpy(np.float32), "noise": noise}
@@ -94,26 +114,31 @@ def pandas_loop(bundle: Path, rows: Path, out: Path, threads: int) -> tuple[int,
         frames.append(pd.DataFrame({"score": -elbo, "log_likelihood": likelihood, "kl": kl}))
         count += len(frame)
     pd.concat(frames).to_parquet(out)
-    return count, time.perf_counter() - began, 0.0
+    return clock.timed(count)
 
 
 def main(what: str, bundle: str, rows: str, out: str, started: str, *cores: str) -> None:
     """Run on so many cores, and print the figures."""
     os.sched_setaffinity(0, {int(core) for core in cores})
-    ways: dict[str, Callable[[Path, Path, Path, int], tuple[int, float, float]]] = {
+    ways: dict[str, Callable[[Path, Path, Path, int], Timed]] = {
         "job": job,
         "onnxruntime": onnxruntime,
         "pandas_loop": pandas_loop,
     }
-    cpu = time.process_time()
-    count, seconds, first = ways[what](Path(bundle), Path(rows), Path(out), len(cores))
+    timed = ways[what](Path(bundle), Path(rows), Path(out), len(cores))
     figures = {
-        "rows": count,
-        "rows_per_s": round(count / seconds),
-        "cpu_us_per_row": round((time.process_time() - cpu) / count * 1e6, 3),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),
+        "rows": timed.rows,
+        "rows_per_s": round(timed.rows / timed.wall_s),
+        "cpu_us_per_row": round(timed.cpu_s / timed.rows * 1e6, 3),
+        "peak_mib": _peak_kib() // 2**10,
     }
-    print(json.dumps(figures | ({"first_row_s": round(first - float(started), 2)} if first else {})))
+    print(json.dumps(figures | ({"first_row_s": round(timed.first - float(started), 2)} if timed.first else {})))
+
+
+def _peak_kib() -> int:
+    """Return this process's largest resident memory; `getrusage` has that of its parent too."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1])
 
 
 if __name__ == "__main__":

@@ -113,16 +113,15 @@ class _Asked:
     """What a worker sees of the flag: it asks now and then."""
 
     def __init__(self, flag: Any) -> None:
-        import ray
-
-        get: Any = ray.get
-        self._ask = lambda: bool(get(flag.is_set.remote()))
+        self._flag = flag
         self._set, self._asked = False, 0.0
 
     def is_set(self) -> bool:
         """Tell whether the job was told to stop."""
         if not self._set and time.monotonic() - self._asked >= ASK_S:
-            self._set, self._asked = self._ask(), time.monotonic()
+            import ray
+
+            self._set, self._asked = bool(ray.get(self._flag.is_set.remote())), time.monotonic()
         return self._set
 
 
