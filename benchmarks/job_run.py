@@ -1,7 +1,7 @@
 """What `benchmarks.jobs` times, each in a process of its own: `WHAT BUNDLE ROWS OUT STARTED CORE ...`.
 
-WHAT is `job`, the engine of `vaeserve score`; `onnxruntime`, the same session on the same threads, over rows that are in
-memory; or `pandas_loop`, the loop that a user would write. STARTED is when the process was started, by `time.time()`.
+WHAT is `job`, the engine of `vaeserve score`; `onnxruntime`, the same session on the same threads, over rows that are
+in memory; or `pandas_loop`, the loop that a user would write. STARTED is when the process began, by `time.time()`.
 """
 
 import json

@@ -59,7 +59,7 @@ def run(
         if isinstance(order.task, Score):
             model.check(order.task.options)
         job = make_job(order, model)
-        _try_first_rows(job)
+        _try_first_rows(job, model)
         store.make()
         _write_plan(store, job.plan)
         if SUCCESS in store.names():
@@ -109,11 +109,12 @@ def make_job(order: Order, model: Model) -> Job:
     )
 
 
-def _try_first_rows(job: Job) -> None:
-    """Raise InvalidInputError, naming the column, if the first rows are none for the model."""
+def _try_first_rows(job: Job, model: Model) -> None:
+    """Raise, before anything is written, what the model has against the first rows or what is asked of it."""
     for batch in job.read(0):
         if not isinstance(batch, Skipped):
             job.inputs(batch)
+            job.compute(model, batch[:1])
         return
 
 

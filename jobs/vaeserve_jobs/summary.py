@@ -1,6 +1,7 @@
 """The summary of a job: what came of all its shards, added up from their parts once every one is there."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -76,7 +77,14 @@ def _top(store: Store, shards: Sequence[dict[str, Any]], limit: int) -> bytes:
         places = list(some)
         table = take_rows(store, shard, [position for _, (_, position) in places])
         rows.update(zip(map(itemgetter(0), places), table.to_pylist(), strict=True))
-    return "".join(json.dumps(rows[rank], default=str) + "\n" for rank, _ in ranked).encode()
+    return "".join(json.dumps(_finite(rows[rank]), default=str) + "\n" for rank, _ in ranked).encode()
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with null for what JSON has no number for."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
 
 
 def _summary(plan: Plan, total: Tally) -> Summary:

@@ -126,8 +126,13 @@ def test_only_anomalous_rows_are_written_if_asked(run_job: RunJob, table_file: P
 
 def test_the_worst_rows_are_gathered(run_job: RunJob, table_file: Path, tmp_path: Path) -> None:
     """`_top.jsonl` has the rows that score highest of all shards, the worst first, as they are in the parts."""
-    run_job(table_file, tmp_path / "out", keep=["id"], task=Score(ScoreOptions(top_features=1), top=40), **SHARDED)
-    rows = pq.read_table(tmp_path / "out").to_pylist()
+    table = pq.read_table(table_file)
+    source = tmp_path / "in.parquet"
+    pq.write_table(table.append_column("size", pa.array([float("inf")] * ROWS)), source, row_group_size=700)
+    task = Score(ScoreOptions(top_features=1), top=40)
+    run_job(source, tmp_path / "out", keep=["id", "size"], task=task, **SHARDED)
+    # JSON has no number for infinity.
+    rows = [row | {"size": None} for row in pq.read_table(tmp_path / "out").to_pylist()]
     worst = sorted((row for row in rows if row["status"] == "OK"), key=lambda row: (-row["score"], row["id"]))[:40]
     assert [json.loads(line) for line in (tmp_path / "out" / "_top.jsonl").read_text().splitlines()] == worst
 
@@ -355,7 +360,7 @@ def test_a_file_that_breaks_off_stops_the_job_or_is_listed(run_job: RunJob, tabl
     assert [Path(one["file"]).name for one in summary["skipped_files"]] == ["b.parquet"]
 
 
-def test_what_does_not_fit_is_named(run_job: RunJob, table_file: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(run_job: RunJob, table_file: Path, tmp_path: Path, service: LocalService) -> None:
     """A missing column, text for numbers, a column to keep that isn't there or collides: nothing is written."""
     (tmp_path / "few.csv").write_text("c0,c1\n1,2\n")
     (tmp_path / "tall.csv").write_text(",".join(f"c{i}" for i in range(7)) + "\n1,2,3,4,5,6,tall\n")
@@ -374,6 +379,9 @@ def test_what_does_not_fit_is_named(run_job: RunJob, table_file: Path, tmp_path:
         run_job(tmp_path / "clash.parquet", out, keep=["score"])
     with pytest.raises(InvalidInputError, match="false_positive_rate: 1e-05; .* calibration rows support"):
         run_job(table_file, out, task=Score(ScoreOptions(false_positive_rate=1e-5)))
+    address = Address(server=service.target, name="table7")
+    with pytest.raises(InvalidInputError, match="false_positive_rate: 1e-05"):
+        run_job(table_file, out, task=Score(ScoreOptions(false_positive_rate=1e-5)), address=address)
     assert not out.exists()
 
 
