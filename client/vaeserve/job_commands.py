@@ -151,7 +151,18 @@ def _order(
     shard_rows: int | None,
     skip_bad_files: bool,
 ) -> dict[str, Any]:
-    return {"input": data} | {name: value for name, value in locals().items() if name != "data"}
+    return {
+        "input": data,
+        "out": out,
+        "bundle": bundle,
+        "server": server,
+        "model": model,
+        "keep": keep,
+        "resume": resume,
+        "shard": shard,
+        "shard_rows": shard_rows,
+        "skip_bad_files": skip_bad_files,
+    }
 
 
 @app.command()

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ def bytes_of(said: str) -> int:
 
 
 def _run(order: Order, way: Way, console: Console) -> None:
-    memory = bytes_of(way.memory)
+    engine_for = _engine_for(way, bytes_of(way.memory))
     with ExitStack() as shown, stopping() as stop:
         shows: list[Show] = []
         if console.is_terminal:
@@ -131,7 +131,7 @@ def _run(order: Order, way: Way, console: Console) -> None:
             return {"rows": meter.counted, "seconds": round(meter.seconds, 3), "rows_per_s": round(meter.rows_per_s)}
 
         try:
-            done = run(order, lambda model: _engine(way, model, memory), watch=meter, stop=stop, told=told)
+            done = run(order, engine_for, watch=meter, stop=stop, told=told)
         except StoppedError:
             shown.close()
             console.print(f"stopped: {meter.shards_done} of {meter.shards} shards are done; --resume goes on")
@@ -143,13 +143,19 @@ def _run(order: Order, way: Way, console: Console) -> None:
         _say(done, order.out, console=console, as_json=way.as_json)
 
 
-def _engine(way: Way, model: Model, memory: int) -> Engine:
+def _engine_for(way: Way, memory: int) -> Callable[[Model], Engine]:
+    """Return what makes the engine for a model; raises ConfigError or MissingExtraError where there is none."""
     if way.engine == "ray":
-        return RayEngine(workers=way.workers, memory=memory)
+        cluster = RayEngine(workers=way.workers, memory=memory)
+        return lambda _: cluster
     if way.engine != "local":
         raise ConfigError(f"--engine {way.engine}: expected local or ray")
-    workers = way.workers or (SERVER_CALLS if isinstance(model, ServerModel) else available_cpus())
-    return LocalEngine(model, workers=workers, memory=memory)
+
+    def local(model: Model) -> LocalEngine:
+        workers = way.workers or (SERVER_CALLS if isinstance(model, ServerModel) else available_cpus())
+        return LocalEngine(model, workers=workers, memory=memory)
+
+    return local
 
 
 class Signal(threading.Event):

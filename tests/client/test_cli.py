@@ -119,6 +119,10 @@ def test_scoring_through_a_service(service: LocalService, models: Any, rows_of: 
             ["score", "few.csv", "--out", "o", "--bundle", "b", "--shard", "3"],
             "where the environment has JOB_COMPLETION",
         ),
+        (
+            ["score", "few.csv", "--out", "o", "--bundle", "b", "--engine", "spark"],
+            "--engine spark: expected local or ray",
+        ),
         (["score", "--finish", "--out", "none"], "--out none: has no _plan.json; expected the output of a job"),
         (["encode", "few.csv", "--out", "."], "in it; expected a folder that is new or empty"),
         (["score", "few.csv", "--out", "o.parquet", "--bundle", "none"], "none: not a bundle: it has no manifest.json"),
