@@ -262,7 +262,9 @@ def rank_features(
     rows = np.arange(len(excess))
     left = np.where(np.isnan(excess), -np.inf, excess)
     top = np.empty((len(excess), count), np.intp)
+    values = np.empty((len(excess), count), np.float32)
     for place in range(count):
         top[:, place] = left.argmax(axis=1)
+        values[:, place] = left[rows, top[:, place]]
         left[rows, top[:, place]] = -np.inf
-    return top, np.take_along_axis(excess, top, axis=1)
+    return top, np.where(np.isneginf(values), np.nan, values)

@@ -41,10 +41,15 @@ class Sketch:
         return int(self._counts.sum())
 
     def quantile(self, level: float) -> float:
-        """Return the number that a share of `level` of the others lie below, within `ERROR` of it; NaN of none."""
+        """Return the number that a share of `level` of the others lie below, within `ERROR` of it; NaN of none.
+
+        The least and the greatest are exact.
+        """
         if not self.count:
             return float("nan")
         rank = round(level * (self.count - 1))
+        if rank in (0, self.count - 1):
+            return self.greatest if rank else self.least
         bucket = int(np.searchsorted(np.cumsum(self._counts), rank, side="right"))
         return min(max(_middle(bucket), self.least), self.greatest)
 

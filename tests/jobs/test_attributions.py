@@ -1,7 +1,7 @@
 """Top features, as columns and as tuples."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -11,6 +11,7 @@ from vaeserve_jobs.attributions import attributions
 VALUES = st.sampled_from([-2.0, 0.0, 1.5, 3.0, np.nan])
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, st.tuples(st.integers(0, 6), st.just(12)), elements=VALUES), st.integers(1, 15))
 def test_features_are_ranked_as_by_sorting(terms: np.ndarray, count: int) -> None:
     """Few or many, the features come by their excess, of equal ones the first, and NaN last and in no list."""

@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaeserve_jobs.engine import in_order, read_ahead
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(1, 6), st.integers(1, 4))
 def test_what_comes_of_items_is_in_their_order(count: int, ahead: int, workers: int) -> None:
     """However many are read ahead or worked at, each item comes once, in order."""

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -24,6 +24,7 @@ def sketch_of(*parts: np.ndarray) -> Sketch:
     return whole
 
 
+@settings(deadline=None)
 @given(VALUES, st.floats(0, 1))
 def test_a_quantile_is_within_its_error(values: np.ndarray, level: float) -> None:
     """Each quantile lies within the stated share of the exact one, and the ends are exact."""
@@ -34,6 +35,7 @@ def test_a_quantile_is_within_its_error(values: np.ndarray, level: float) -> Non
     assert (sketch.quantile(1), sketch.greatest) == (values.max(), values.max())
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(0, 200))
 def test_how_rows_are_divided_changes_nothing(values: np.ndarray, cut: int) -> None:
     """Parts merge to exactly what the whole gives."""

@@ -1,7 +1,7 @@
 """The rows that score highest."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vaeserve_jobs.worst import Worst, merge
@@ -10,6 +10,7 @@ from vaeserve_jobs.worst import Worst, merge
 SCORES = st.lists(st.sampled_from([1.0, 2.0, 2.5, 3.0, float("nan")]), max_size=60)
 
 
+@settings(deadline=None)
 @given(st.lists(SCORES, min_size=1, max_size=4), st.integers(1, 12), st.integers(1, 20))
 def test_it_is_what_sorting_all_rows_gives(shards: list[list[float]], limit: int, batch: int) -> None:
     """Whatever the batches and shards, the highest come first, and of equal ones those that come first in the input."""
