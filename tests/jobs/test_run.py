@@ -241,10 +241,13 @@ def test_a_stopped_job_goes_on_where_it_was(run_job: RunJob, table_file: Path, t
     # A part that was cut short, as a store without renames may leave it, is none.
     cut = tmp_path / "out" / "part-00000.parquet"
     cut.write_bytes(cut.read_bytes()[:-100])
+    # So is one of another job.
+    run_job(table_file, tmp_path / "other", keep=["id"], **SHARDED)
+    (tmp_path / "out" / "part-00001.parquet").write_bytes((tmp_path / "other" / "part-00001.parquet").read_bytes())
     second = Watched()
     run_job(table_file, tmp_path / "out", watch=second, resume=True, **SHARDED)
     assert sorted({*first.shards, *second.shards}) == list(range(7))
-    assert set(first.shards) & set(second.shards) == {0}
+    assert set(first.shards) & set(second.shards) == {0, 1}
     assert parts(tmp_path / "out") == parts(tmp_path / "whole")
     third = Watched()
     assert run_job(table_file, tmp_path / "out", watch=third, resume=True, **SHARDED)["rows"] == ROWS
