@@ -5,13 +5,25 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import calibration, client, detection, likelihood, novelty, observing, pyod_time, serving, transport
+from benchmarks import (
+    calibration,
+    client,
+    detection,
+    jobs,
+    likelihood,
+    novelty,
+    observing,
+    pyod_time,
+    serving,
+    transport,
+)
 from benchmarks.environment import environment
 
 BENCHMARKS = {
     "calibration": calibration,
     "client": client,
     "detection": detection,
+    "jobs": jobs,
     "likelihood": likelihood,
     "novelty": novelty,
     "observing": observing,

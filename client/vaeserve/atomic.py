@@ -42,17 +42,48 @@ def new_file(target: Path) -> Iterator[Path]:
 
     It has the mode of the file whose place it takes.
     """
-    partial = _unused(target)
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
+    with _partial_file(target) as (partial, descriptor):
         with contextlib.suppress(FileNotFoundError):
             os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode) & 0o777)
         yield partial
         os.fsync(descriptor)
         partial.rename(target)
+
+
+@contextmanager
+def _partial_file(target: Path) -> Iterator[tuple[Path, int]]:
+    """Yield a new file beside `target`, by its path and open, which is removed in the end if it is still there."""
+    partial = _unused(target)
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        yield partial, descriptor
     finally:
         os.close(descriptor)
         partial.unlink(missing_ok=True)
+
+
+def write_once(target: Path, content: bytes) -> bool:
+    """Write a file whole unless there is one already, and tell whether it was written: of several writers one does."""
+    with _partial_file(target) as (partial, descriptor):
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        os.fsync(descriptor)
+        try:
+            os.link(partial, target)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: there two writers at once can't be told apart
+            if target.exists():
+                return False
+            partial.rename(target)
+    return True
+
+
+def remove_partial_files(folder: Path, names: str) -> None:
+    """Remove what killed writers of files left whose names match a pattern; nobody may be writing them."""
+    for partial in folder.glob(f".{names}.*.partial"):
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
 
 
 def _partial_folder(target: Path, held: ExitStack) -> Path:

@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.text import Text
 
 import vaeserve
-from vaeserve.errors import CallerError, MissingExtraError, OperatorError, VaeserveError
+from vaeserve import job_commands
+from vaeserve.errors import CallerError, OperatorError, VaeserveError
 from vaeserve.flags import connects
 from vaeserve.printable import printable
+from vaeserve.terminal import component, console
 
 app = typer.Typer(
     name="vaeserve",
@@ -27,9 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# What a person reads goes to stderr, so that stdout is left to what a program reads.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Data = Annotated[str, typer.Argument(help="A file or folder of rows or images, or breast-cancer or digits.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
@@ -72,17 +71,6 @@ def _closed_pipes() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-@contextmanager
-def component(extra: str) -> Iterator[None]:
-    """Import a component; raises MissingExtraError where what it needs isn't installed."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{error.name} isn't installed; this command takes pip install 'vaeserve[{extra}]'"
-        ) from None
 
 
 def _print_version(asked: bool) -> None:
@@ -281,102 +269,7 @@ def token(
     command.token(name, scope, console=console)
 
 
-@app.command()
-@connects
-def score(
-    data: Annotated[str, typer.Argument(metavar="INPUT", help="A file or folder of rows or images.")],
-    out: Annotated[Path, typer.Option(help="The .parquet file to write.")],
-    bundle: Annotated[Path | None, typer.Option(help="Score in this process, with this bundle.")] = None,
-    server: Annotated[str | None, typer.Option(help="Score through the service at HOST:PORT.")] = None,
-    model: Annotated[str | None, typer.Option(help="The service's model.")] = None,
-    keep: Annotated[list[str], typer.Option(help="A column to carry through.")] = [],  # noqa: B006
-    num_samples: Annotated[int | None, typer.Option(min=1, help="Noise points; the model's if not given.")] = None,
-    bound: Annotated[str, typer.Option(help="elbo or iwae.")] = "elbo",
-    seed: Annotated[int | None, typer.Option(min=0, help="Draw the noise with this seed.")] = None,
-    false_positive_rate: Annotated[float | None, typer.Option(help="The model's if not given.")] = None,
-    top_features: Annotated[int, typer.Option(min=0, help="Features to name for each row.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Score a file of rows."""
-    with component("jobs"):
-        from vaeserve_jobs import command
-    command.score(
-        data,
-        out,
-        bundle=bundle,
-        server=server,
-        model=model,
-        keep=keep,
-        options={
-            "num_samples": num_samples,
-            "bound": bound,
-            "seed": seed,
-            "false_positive_rate": false_positive_rate,
-            "top_features": top_features,
-        },
-        console=console,
-        as_json=as_json,
-    )
-
-
-@app.command()
-@connects
-def generate(
-    out: Annotated[Path, typer.Option(help="A table: .parquet or .csv. Images: .npz, .npy or .png.")],
-    count: Annotated[int, typer.Option(help="How many rows.")],
-    bundle: Annotated[Path | None, typer.Option(help="Compute in this process, with this bundle.")] = None,
-    server: Annotated[str | None, typer.Option(help="Compute through the service at HOST:PORT.")] = None,
-    model: Annotated[str | None, typer.Option(help="The service's model.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed: same rows.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Below 1 the rows are more usual, above 1 less.")] = 1.0,
-    as_json: Json = False,
-) -> None:
-    """Invent rows: what the decoder makes of draws from the prior."""
-    with component("jobs"):
-        from vaeserve_jobs import command
-    command.generate(
-        out,
-        bundle=bundle,
-        server=server,
-        model=model,
-        count=count,
-        seed=seed,
-        temperature=temperature,
-        console=console,
-        as_json=as_json,
-    )
-
-
-@app.command()
-@connects
-def interpolate(
-    data: Annotated[str, typer.Option(help="A file or folder of rows or images.")],
-    start: Annotated[int, typer.Option(help="The row to begin with, counted from 0.")],
-    end: Annotated[int, typer.Option(help="The row to end with.")],
-    out: Annotated[Path, typer.Option(help="A table: .parquet or .csv. Images: .npz, .npy or .png.")],
-    bundle: Annotated[Path | None, typer.Option(help="Compute in this process, with this bundle.")] = None,
-    server: Annotated[str | None, typer.Option(help="Compute through the service at HOST:PORT.")] = None,
-    model: Annotated[str | None, typer.Option(help="The service's model.")] = None,
-    steps: Annotated[int, typer.Option(help="How many rows to make, both ends among them.")] = 11,
-    method: Annotated[str, typer.Option(help="linear or spherical.")] = "linear",
-    as_json: Json = False,
-) -> None:
-    """Go from one row to another through the latent space, and write what the decoder makes of the way."""
-    with component("jobs"):
-        from vaeserve_jobs import command
-    command.interpolate(
-        data,
-        out,
-        bundle=bundle,
-        server=server,
-        model=model,
-        start=start,
-        end=end,
-        steps=steps,
-        method=method,
-        console=console,
-        as_json=as_json,
-    )
+app.add_typer(job_commands.app)
 
 
 @app.command()

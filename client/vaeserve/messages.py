@@ -1,5 +1,6 @@
 """The wire's messages to and from what a caller of the client holds."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class ModelInfo:
     version: str
     signature: Signature
     manifest: dict[str, Any]
+    manifest_sha256: str
+    """Of the manifest's bytes, which the bundle's version is told by."""
 
 
 def spec(model: str, version: str) -> pb.ModelSpec:
@@ -208,7 +211,8 @@ def read_model(response: pb.GetModelResponse) -> ModelInfo:
         )
     except ValueError as error:
         raise ServerError(f"model {response.model.name!r}: {error}: upgrade vaeserve, here or there") from None
-    return ModelInfo(response.model.name, response.model.version, signature, json.loads(response.manifest))
+    digest = hashlib.sha256(response.manifest.encode()).hexdigest()
+    return ModelInfo(response.model.name, response.model.version, signature, json.loads(response.manifest), digest)
 
 
 def _refuse_unknown(response: pb.GetModelResponse, what: str, is_known: bool, known: list[str]) -> None:

@@ -12,6 +12,9 @@ from vaeserve.errors import InvalidInputError, OutOfRangeError
 # A rate that no number of calibration rows will support.
 LEAST_RATE = 1e-9
 
+# Features that are ranked one by one.
+_FEW = 8
+
 _KINDS = {int: "a whole number", float: "a number"}
 
 
@@ -236,9 +239,7 @@ def _attributions(
     count: int,
     features: tuple[str, ...],
 ) -> tuple[tuple[Attribution, ...], ...]:
-    excess = -outputs["feature_log_likelihood"] - calibration.baseline  # (rows, features)
-    top = np.argsort(-excess, axis=1, kind="stable")[:, :count]  # (rows, count), NaN last
-    values = np.take_along_axis(excess, top, axis=1)
+    top, values = rank_features(outputs["feature_log_likelihood"], calibration.baseline, count)
     return tuple(
         tuple(
             Attribution(features[feature], float(value))
@@ -247,3 +248,28 @@ def _attributions(
         )
         for row, row_values in zip(top, values, strict=True)
     )
+
+
+def rank_features(
+    log_likelihood: NDArray[np.float32], baseline: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the positions of each row's `count` most surprising features, and their excess in nats, NaN last.
+
+    Both [rows, count], for the features' log-likelihoods [rows, features] and their baseline [features]; of equal ones
+    the first.
+    """
+    excess = -log_likelihood - baseline  # (rows, features)
+    count = min(count, excess.shape[1])
+    if count > _FEW:
+        top = np.argsort(-excess, axis=1, kind="stable")[:, :count]
+        return top, np.take_along_axis(excess, top, axis=1)
+    # A few times the largest is had sooner than their order.
+    rows = np.arange(len(excess))
+    left = np.where(np.isnan(excess), -np.inf, excess)
+    top = np.empty((len(excess), count), np.intp)
+    values = np.empty((len(excess), count), np.float32)
+    for place in range(count):
+        top[:, place] = left.argmax(axis=1)
+        values[:, place] = left[rows, top[:, place]]
+        left[rows, top[:, place]] = -np.inf
+    return top, np.where(np.isneginf(values), np.nan, values)

@@ -1,4 +1,4 @@
-"""Where rows come from: a file, a folder or a built-in data set, read as a stream of Arrow record batches.
+"""Where rows come from: files, a folder of them or a built-in data set, read as a stream of Arrow record batches.
 
 Training, evaluation and batch jobs all read here, so that a column means the same to each of them.
 A table has a column each; images have one column, `image`, of uint8 `[channels, height, width]`, perhaps with a
@@ -7,23 +7,22 @@ A table has a column each; images have one column, `image`, of uint8 `[channels,
 
 import difflib
 import math
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from vaeserve.errors import DataError, InvalidInputError, MissingExtraError, first_line
+from vaeserve.files import COMPRESSED, File, files_at, is_url
 from vaeserve.images import IdxImages, ImageFolder, Images, images_below, is_idx
 from vaeserve.signature import Signature
+from vaeserve.tables import FORMATS, Piece, Table
 
 IMAGE = "image"
 LABEL = "label"
@@ -47,7 +46,7 @@ class Source:
     label: str | None
     rows: int | None
     _open: Callable[[int], Iterator[pa.RecordBatch]]
-    _retype: "Callable[[Mapping[str, pa.DataType]], Source] | None" = None
+    _table: Table | None = None
 
     def as_numbers(self, names: Sequence[str]) -> "Source":
         """Return the source with these columns read as floating-point numbers, where it guessed a narrower type.
@@ -67,9 +66,9 @@ class Source:
 
     def _read_as(self, kind: pa.DataType, names: Sequence[str], unlike: Callable[[pa.DataType], bool]) -> "Source":
         wanted = [name for name in names if name in self.schema.names and unlike(self.schema.field(name).type)]
-        if self._retype is None or not wanted:
+        if self._table is None or not wanted:
             return self
-        return self._retype(dict.fromkeys(wanted, kind))
+        return _of_table(self.name, self._table.retyped(dict.fromkeys(wanted, kind)))
 
     def require(self, columns: Sequence[str]) -> None:
         """Raise DataError, naming the nearest there is, for a column that isn't there."""
@@ -88,17 +87,7 @@ class Source:
         try:
             yield from (batch for batch in self._open(rows) if batch.num_rows)
         except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.name}: {self._named(first_line(error))}") from None
-
-    def _named(self, message: str) -> str:
-        """Return what Arrow says of a CSV file's column by the column's name, and why it says so."""
-        column = re.match(r"In CSV column #(\d+)", message)
-        if column is None:
-            return message
-        return (
-            f"column {self.schema.names[int(column[1])]!r}{message[column.end() :]}; a CSV file's column is what its "
-            "first rows look like, unless it is stated to be categorical"
-        )
+            raise DataError(f"{self.name}: {first_line(error)}") from None
 
     def table(self) -> pa.Table:
         """Return all rows; raises DataError if there are none."""
@@ -108,43 +97,90 @@ class Source:
         return table
 
     @property
+    def files(self) -> tuple[File, ...]:
+        """The files of a table; none where rows come from elsewhere."""
+        return self._table.files if self._table else ()
+
+    def cut(self, file: int, rows: int) -> list[Piece]:
+        """Return the pieces of a table's file, by its position, of `rows` rows or so each: what `read` reads.
+
+        What is no table is one piece. Raises DataError, naming the file, if it can't be read.
+        """
+        if self._table is None:
+            return [Piece(0, 0, 1, self.rows or 0)]
+        return self._table.cut(file, rows)
+
+    def missing(self, file: int, columns: Sequence[str]) -> list[str]:
+        """Return which of some columns a table's file lacks."""
+        return [] if self._table is None else self._table.missing(file, columns)
+
+    def read(self, piece: Piece, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of a piece, at most `rows` rows at a time; raises as `batches` does."""
+        if self._table is None:
+            yield from (batch.select(list(columns)) for batch in self.batches(rows))
+        else:
+            yield from self._table.read(piece, columns, rows)
+
+    @property
     def is_images(self) -> bool:
         """Whether the rows are images."""
         return IMAGE in self.schema.names and isinstance(self.schema.field(IMAGE).type, pa.FixedShapeTensorType)
 
 
 def open_source(name: str) -> Source:
-    """Open a `.csv`, `.parquet`, `.npz`, `.npy` or idx file, a folder of Parquet files or of images, or a built-in.
+    """Open a `.csv`, `.parquet`, `.jsonl`, `.npz`, `.npy` or idx file, a folder, or a built-in data set.
 
-    Raises DataError, naming the source, if there is no such thing or it can't be read.
+    A folder has tables of one format, perhaps in folders `NAME=VALUE`, whose names and values are columns then, or
+    images. Tables may be an object store's, by their URL. Raises DataError, naming the source, if there is no such
+    thing or it can't be read.
     """
     if name in BUILT_IN:
         return BUILT_IN[name](name)
     path = Path(name)
-    if not path.exists():
+    if not is_url(name) and path.is_file() and not _is_table(path.name):
+        return _opened(path)
+    try:
+        files = files_at(name)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{name}: {first_line(error)}") from None
+    if files is None:
         near = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f"; did you mean the built-in {near[0]}?" if near else ""
         raise DataError(f"{name}: no such file, folder or built-in data set ({', '.join(BUILT_IN)}){hint}")
-    read, form = _reader(path)
-    try:
-        return read(path)
-    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{name}: can't be read as {form}: {first_line(error)}") from None
+    tables = [file for file in files if file.suffix in FORMATS]
+    if tables:
+        return _of_table(name, Table.open(tables, folder=name))
+    if not is_url(name) and path.is_dir() and (images := images_below(path)):
+        return _read(path, lambda path: _images(str(path), ImageFolder.open(path, images)), "a folder of images")
+    raise DataError(f"{name}: no files of {', '.join(FORMATS)} in it, nor images; expected some of one kind")
 
 
-def _reader(path: Path) -> "tuple[Callable[[Path], Source], str]":
-    """Return what reads `path`, by its suffix, and what that takes it for."""
-    if path.is_dir():
-        return _folder, "a folder of Parquet files or images"
+def _is_table(name: str) -> bool:
+    path = PurePath(name.lower())
+    return (PurePath(path.stem) if path.suffix in COMPRESSED else path).suffix in FORMATS
+
+
+def _opened(path: Path) -> Source:
+    """Open a file that is no table."""
     if is_idx(path):
-        return _idx, "idx"
-    suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise DataError(
-            f"{path}: {suffix or 'no suffix'}; expected one of {', '.join(_READERS)}, an idx file (.idx, -ubyte, .gz), "
-            "or a folder of Parquet files or of images"
-        )
-    return _READERS[suffix], suffix
+        return _read(path, lambda path: _images(str(path), IdxImages.open(path)), "idx")
+    if path.suffix.lower() in _ARRAYS:
+        return _read(path, _numpy, path.suffix.lower())
+    raise DataError(
+        f"{path}: {path.suffix or 'no suffix'}; expected one of {', '.join([*FORMATS, *_ARRAYS])}, an idx file (.idx, "
+        "-ubyte, .gz), or a folder of tables or of images"
+    )
+
+
+def _read(path: Path, opened: Callable[[Path], Source], form: str) -> Source:
+    try:
+        return opened(path)
+    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: can't be read as {form}: {first_line(error)}") from None
+
+
+def _of_table(name: str, table: Table) -> Source:
+    return Source(name, table.schema, None, table.rows, table.batches, table)
 
 
 def inputs_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[str, NDArray[Any]]:
@@ -154,10 +190,27 @@ def inputs_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[st
     """
     if signature.columns:
         _refuse_text(batch, [column.name for column in signature.numeric_columns])
-        return signature.inputs_from(pa.table(batch))
+        columns = _arrays_of(batch, signature)
+        # Columns that are called as tensors are would be taken for those.
+        mistaken = set(columns) == {spec.name for spec in signature.inputs}
+        return signature.inputs_from(pa.table(batch) if mistaken else columns)
     if IMAGE not in batch.schema.names:
         raise InvalidInputError(f"rows: columns {', '.join(batch.schema.names)}; the model takes images")
     return signature.check({IMAGE: images_of(batch)})
+
+
+def _arrays_of(batch: pa.RecordBatch | pa.Table, signature: Signature) -> dict[str, NDArray[Any]]:
+    """Return the model's columns of a batch as arrays, as `Signature` would make them of a table, but sooner."""
+    arrays = {}
+    for column in signature.columns:
+        if column.name in batch.schema.names:
+            values = batch.column(column.name)
+            coded = pa.types.is_integer(values.type) or pa.types.is_dictionary(values.type)
+            if column.kind == "categorical" and coded:  # as numbers beside nulls they would be rounded
+                values = values.cast(pa.string())
+            some = values if isinstance(values, pa.Array) else values.combine_chunks()
+            arrays[column.name] = some.to_numpy(zero_copy_only=False)
+    return arrays
 
 
 def images_of(batch: pa.RecordBatch | pa.Table) -> NDArray[np.uint8]:
@@ -184,44 +237,6 @@ def _refuse_text(batch: pa.RecordBatch | pa.Table, names: list[str]) -> None:
         if name in batch.schema.names and not is_number(kind := batch.schema.field(name).type):
             first = next(iter(batch.column(name)), pa.scalar(None)).as_py()
             raise InvalidInputError(f"column {name!r}: {kind}, {first!r} in the first row; the model takes numbers")
-
-
-def _folder(path: Path) -> Source:
-    if next(path.rglob("*.parquet"), None) is None and (images := images_below(path)):
-        return _images(str(path), ImageFolder.open(path, images))
-    return _parquet(path)
-
-
-def _idx(path: Path) -> Source:
-    return _images(str(path), IdxImages.open(path))
-
-
-def _csv(path: Path, types: Mapping[str, pa.DataType] | None = None) -> Source:
-    types = types or {}
-    convert = pyarrow.csv.ConvertOptions(column_types=dict(types))
-    file_format = pyarrow.dataset.CsvFileFormat(convert_options=convert)
-    source = _dataset(path, pyarrow.dataset.dataset(path, format=file_format), rows=None)
-    return replace(source, _retype=lambda more: _csv(path, {**types, **more}))
-
-
-def _parquet(path: Path) -> Source:
-    # Bits that rotted are told where the writer left checksums; what is read ahead would stay in memory to the end.
-    scan = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False)
-    file_format = pyarrow.dataset.ParquetFileFormat(default_fragment_scan_options=scan)
-    dataset = pyarrow.dataset.dataset(path, format=file_format)
-    return _dataset(path, dataset, rows=dataset.count_rows())
-
-
-def _dataset(path: Path, dataset: pyarrow.dataset.Dataset, *, rows: int | None) -> Source:
-    _ = dataset.schema.names  # which raises for names that are no UTF-8
-    return Source(
-        name=str(path),
-        schema=dataset.schema,
-        label=None,
-        rows=rows,
-        # Arrow would read far ahead: a data set larger than memory is read as it is used up.
-        _open=lambda batch_rows: dataset.to_batches(batch_size=batch_rows, batch_readahead=0, fragment_readahead=0),
-    )
 
 
 def _numpy(path: Path) -> Source:
@@ -341,9 +356,4 @@ def _sklearn(loader: str) -> Any:
 
 BUILT_IN: dict[str, Callable[[str], Source]] = {"breast-cancer": _breast_cancer, "digits": _digits}
 
-_READERS: dict[str, Callable[[Path], Source]] = {
-    ".csv": _csv,
-    ".parquet": _parquet,
-    ".npz": _numpy,
-    ".npy": _numpy,
-}
+_ARRAYS = (".npz", ".npy")

@@ -1,10 +1,14 @@
-"""`vaeserve score`, `generate` and `interpolate`: files of scores and of invented rows, said as they go."""
+"""`vaeserve score`, `encode`, `reconstruct`, `generate` and `interpolate`: jobs, said as they go."""
 
 import json
-import time
-from collections.abc import Iterator, Sequence
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +20,183 @@ from vaeserve.latents import Interpolation
 from vaeserve.progress import progress_bar
 from vaeserve.scores import Bound, ScoreOptions
 from vaeserve.source import open_source
-from vaeserve_jobs.engine import LocalEngine, ServerEngine
+from vaeserve_jobs import summary
+from vaeserve_jobs.cluster import RayEngine
+from vaeserve_jobs.engine import Engine, LocalEngine, StoppedError
 from vaeserve_jobs.generate import generate_file, interpolate_file
-from vaeserve_jobs.score import Summary, score_file
+from vaeserve_jobs.model import Address, LocalModel, Model, ServerModel
+from vaeserve_jobs.progress import Bar, Lines, Meter, MetricsFile, Show
+from vaeserve_jobs.run import Order, Turn, finish_only, run
+from vaeserve_jobs.task import Encode, Reconstruct, Score, Task
+from vaeserve_service.cpus import available_cpus
+
+MOST_TOP = 10_000
+LEAST_MEMORY = 64 * 2**20
+# Calls that a service has at once: enough for it to compute one while others are on their way.
+SERVER_CALLS = 4
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def score(
-    data: str,
-    out: Path,
-    *,
-    bundle: Path | None,
-    server: str | None,
-    model: str | None,
-    keep: Sequence[str],
-    options: dict[str, Any],
-    console: Console,
-    as_json: bool,
-) -> None:
-    """Score `data` into `out`. Raises as what it calls does, with nothing written."""
-    if out.suffix != ".parquet":
-        raise ConfigError(f"--out {out}: expected a .parquet file")
+@dataclass(frozen=True)
+class Way:
+    """How a job is run: nothing of it changes what is written."""
+
+    engine: str
+    workers: int | None
+    memory: str
+    metrics_file: Path | None
+    as_json: bool
+
+
+def score(order: Mapping[str, Any], way: Way, *, options: dict[str, Any], console: Console) -> None:
+    """Score rows; raises as `run` does, and ConfigError for options that can't be."""
     bounds = [bound.value for bound in Bound]
     if options["bound"] not in bounds:
         raise ConfigError(f"--bound {options['bound']}: expected {' or '.join(bounds)}")
-    asked = ScoreOptions(**(options | {"bound": Bound(options["bound"])}))
-    _refuse_same(out, data)
-    source = open_source(data)
-    with _engine(bundle, server, model) as engine, progress_bar(console, "rows") as progress:
-        started = time.monotonic()
-        task = progress.add_task("scoring", total=source.rows)
-
-        def show(summary: Summary) -> None:
-            progress.update(task, completed=summary.rows)
-
-        summary = score_file(source, out, engine=engine, options=asked, keep=keep, on_batch=show)
-    if as_json:
-        print(json.dumps({"out": str(out), **asdict(summary)}))
-        return
-    rate = summary.rows / max(time.monotonic() - started, 1e-9)
-    console.print(
-        f"{summary.rows} rows, {summary.anomalous} anomalous, {summary.unscorable} unscorable, {rate:.0f} rows/s"
+    if not 0 <= options["top"] <= MOST_TOP:
+        raise ConfigError(f"--top {options['top']}: expected 0 to {MOST_TOP}")
+    asked = {name: value for name, value in options.items() if name not in ("only_anomalous", "top")}
+    task = Score(
+        ScoreOptions(**(asked | {"bound": Bound(options["bound"])})), options["only_anomalous"], options["top"]
     )
-    console.print(f"wrote {escape(str(out))}")
+    _run(_order(order, task), way, console)
+
+
+def encode(order: Mapping[str, Any], way: Way, *, console: Console) -> None:
+    """Encode rows; raises as `run` does."""
+    _run(_order(order, Encode()), way, console)
+
+
+def reconstruct(order: Mapping[str, Any], way: Way, *, console: Console) -> None:
+    """Reconstruct rows; raises as `run` does."""
+    _run(_order(order, Reconstruct()), way, console)
+
+
+def finish(out: str, *, console: Console, as_json: bool) -> None:
+    """Write the summary of a job whose shards are done; raises as `finish_only` does."""
+    _say(finish_only(out), out, console=console, as_json=as_json)
+
+
+def _order(said: Mapping[str, Any], task: Task) -> Order:
+    fields = {name: said[name] for name in ("out", "keep", "resume", "shard_rows", "skip_bad_files")}
+    if said["input"] is None:
+        raise ConfigError("expected an INPUT, but for --finish")
+    bundle = None if said["bundle"] is None else str(said["bundle"].absolute())
+    address = Address(bundle, said["server"], said["model"])
+    return Order(said["input"], address=address, task=task, turn=turn_of(said["shard"], os.environ), **fields)
+
+
+def turn_of(said: str | None, environment: Mapping[str, str]) -> Turn | None:
+    """Return which of how many processes this is: `I/N`, or `N` where Kubernetes gives the index.
+
+    Raises ConfigError for anything else.
+    """
+    if said is None:
+        return None
+    place, slash, processes = said.rpartition("/")
+    if not slash:
+        place = environment.get("JOB_COMPLETION_INDEX", "")
+        if not place:
+            raise ConfigError(f"--shard {said}: expected I/N, or N where the environment has JOB_COMPLETION_INDEX")
+    if not (place.isdecimal() and processes.isdecimal() and int(place) < int(processes)):
+        raise ConfigError(f"--shard {place}/{processes}: expected I/N, with I from 0 to N - 1")
+    return int(place), int(processes)
+
+
+def bytes_of(said: str) -> int:
+    """Return the bytes of a size such as 512MiB or 2G; raises ConfigError for none, and for one that is too small."""
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?", said.strip(), re.IGNORECASE)
+    if size is None:
+        raise ConfigError(f"--memory {said}: expected a size such as 512MiB or 2GiB")
+    memory = int(float(size[1]) * _UNITS[size[2].upper()])
+    if memory < LEAST_MEMORY:
+        raise ConfigError(f"--memory {said}: expected {LEAST_MEMORY // 2**20}MiB or more")
+    return memory
+
+
+def _run(order: Order, way: Way, console: Console) -> None:
+    engine_for = _engine_for(way, bytes_of(way.memory))
+    with ExitStack() as shown, stopping() as stop:
+        shows: list[Show] = []
+        if console.is_terminal:
+            shows.append(shown.enter_context(Bar(console, order.task.to_json()["kind"])))
+        else:
+            shows.append(Lines(lambda line: print(line, file=sys.stderr, flush=True)))
+        if way.metrics_file:
+            shows.append(MetricsFile(way.metrics_file, {"job": Path(order.out).name}))
+        meter = Meter(*shows)
+
+        def told() -> dict[str, Any]:
+            return {"rows": meter.counted, "seconds": round(meter.seconds, 3), "rows_per_s": round(meter.rows_per_s)}
+
+        try:
+            done = run(order, engine_for, watch=meter, stop=stop, told=told)
+        except StoppedError:
+            shown.close()
+            console.print(f"stopped: {meter.shards_done} of {meter.shards} shards are done; --resume goes on")
+            sys.exit(128 + stop.number)
+        meter.end()
+    if done is None:
+        _say_part(meter, order.out, console=console, as_json=way.as_json)
+    else:
+        _say(done, order.out, console=console, as_json=way.as_json)
+
+
+def _engine_for(way: Way, memory: int) -> Callable[[Model], Engine]:
+    """Return what makes the engine for a model; raises ConfigError or MissingExtraError where there is none."""
+    if way.engine == "ray":
+        cluster = RayEngine(workers=way.workers, memory=memory)
+        return lambda _: cluster
+    if way.engine != "local":
+        raise ConfigError(f"--engine {way.engine}: expected local or ray")
+
+    def local(model: Model) -> LocalEngine:
+        workers = way.workers or (SERVER_CALLS if isinstance(model, ServerModel) else available_cpus())
+        return LocalEngine(model, workers=workers, memory=memory)
+
+    return local
+
+
+class Signal(threading.Event):
+    """Set by a signal, whose number it has."""
+
+    number = 0
+
+
+@contextmanager
+def stopping() -> Iterator[Signal]:
+    """Yield what SIGTERM and SIGINT set; a second one ends the process at once."""
+    stop = Signal()
+
+    def ask(number: int, _: object) -> None:
+        stop.number = number
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(done: summary.Summary, out: str, *, console: Console, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"out": out, **done}))
+        return
+    summary.show(done, console)
+    if rate := done["run"].get("rows_per_s"):
+        console.print(f"{done['run']['rows']} rows in {done['run']['seconds']:.1f} s, {rate} rows/s")
+    console.print(f"wrote {escape(out)}")
+
+
+def _say_part(meter: Meter, out: str, *, console: Console, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"out": out, "shards_done": meter.shards_done, "rows": meter.counted, "finished": False}))
+    else:
+        console.print(f"{meter.shards_done} shards are done; others aren't yet: the last to finish writes the summary")
 
 
 def generate(
@@ -73,7 +212,7 @@ def generate(
     as_json: bool,
 ) -> None:
     """Write `count` invented rows to `out`. Raises as what it calls does, with nothing written."""
-    with _engine(bundle, server, model) as engine, ExitStack() as shown:
+    with _model(bundle, server, model) as coder, ExitStack() as shown:
         progress = progress_bar(console, "rows")
         task = progress.add_task("generating", total=count)
 
@@ -82,7 +221,7 @@ def generate(
                 shown.enter_context(progress)
             progress.advance(task, rows)
 
-        generate_file(out, coder=engine, count=count, seed=seed, temperature=temperature, on_batch=show)
+        generate_file(out, coder=coder, count=count, seed=seed, temperature=temperature, on_batch=show)
     _say_written(out, count, console=console, as_json=as_json)
 
 
@@ -106,8 +245,8 @@ def interpolate(
         raise ConfigError(f"--method {method}: expected {' or '.join(methods)}")
     _refuse_same(out, data)
     source = open_source(data)
-    with _engine(bundle, server, model) as engine:
-        interpolate_file(source, out, coder=engine, start=start, end=end, steps=steps, method=Interpolation(method))
+    with _model(bundle, server, model) as coder:
+        interpolate_file(source, out, coder=coder, start=start, end=end, steps=steps, method=Interpolation(method))
     _say_written(out, steps, console=console, as_json=as_json)
 
 
@@ -125,14 +264,7 @@ def _refuse_same(out: Path, data: str) -> None:
 
 
 @contextmanager
-def _engine(bundle: Path | None, server: str | None, model: str | None) -> Iterator[LocalEngine | ServerEngine]:
+def _model(bundle: Path | None, server: str | None, model: str | None) -> Iterator[LocalModel | ServerModel]:
     """Yield what computes, and close it; raises ConfigError for none, and for two."""
-    engine: LocalEngine | ServerEngine
-    if bundle is not None and server is None and model is None:
-        engine = LocalEngine.open(bundle)
-    elif server is not None and model is not None and bundle is None:
-        engine = ServerEngine(server, model)
-    else:
-        raise ConfigError("expected either --bundle DIR, or --server HOST:PORT with --model NAME")
-    with closing(engine):
-        yield engine
+    with closing(Address(None if bundle is None else str(bundle), server, model).open()) as opened:
+        yield opened

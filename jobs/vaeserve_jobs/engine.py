@@ -1,163 +1,153 @@
-"""What scores, encodes and decodes a batch of rows: the bundle in this process, or a running service."""
+"""Who runs shards: the processors of this machine, one shard after another and all of them at each.
 
-from pathlib import Path
-from typing import Any, Protocol, Self
+Reading, computing and writing overlap: one thread reads ahead, the workers run ONNX Runtime, which holds no lock of
+Python's, and the caller's thread writes what they made, in order.
+"""
 
-import numpy as np
-from numpy.typing import NDArray
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol, TypeVar
 
-from vaeserve.bundle import Bundle
-from vaeserve.client import Client
-from vaeserve.latents import check_latents
-from vaeserve.messages import Decoded, Encoded
-from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret
-from vaeserve.signature import Signature
-from vaeserve_service.runtime import Runtime
+import pyarrow as pa
 
-Inputs = dict[str, NDArray[Any]]
+from vaeserve.errors import DataError
+from vaeserve_jobs.job import Computed, Job, Skipped, batch_rows
+from vaeserve_jobs.model import Model
+from vaeserve_jobs.plan import Plan
+from vaeserve_jobs.tally import Tally
+
+# A batch as it is read, as the model takes it and as what comes of it, beside what a session works with.
+COPIES = 4
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class StoppedError(Exception):
+    """A job was told to stop; what is done is done, and it can be resumed."""
+
+
+class Stop(Protocol):
+    """What tells a job to stop, as `threading.Event` does."""
+
+    def is_set(self) -> bool:
+        """Tell whether it is to."""
+        ...
+
+
+class Watch(Protocol):
+    """Who is told how a job comes on."""
+
+    def begin(self, plan: Plan, shards: Sequence[int]) -> None:
+        """Take that these of a plan's shards are to be run."""
+        ...
+
+    def rows(self, count: int) -> None:
+        """Take that so many rows were computed."""
+        ...
+
+    def shard(self, shard: int, tally: Tally) -> None:
+        """Take that a shard is done."""
+        ...
 
 
 class Engine(Protocol):
-    """A model that scores batches of its signature's inputs."""
+    """Runs shards of a job, each to its part, in any order."""
 
-    @property
-    def signature(self) -> Signature:
-        """What the model takes."""
-        ...
-
-    def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
-        """Return the scores of a batch."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what it holds."""
-        ...
-
-
-class Coder(Protocol):
-    """A model that encodes batches of its signature's inputs, and decodes latents."""
-
-    @property
-    def signature(self) -> Signature:
-        """What the model takes, and what its decoder gives."""
-        ...
-
-    @property
-    def latent_dim(self) -> int:
-        """How many numbers a latent has."""
-        ...
-
-    def encode(self, inputs: Inputs) -> Encoded:
-        """Return the posteriors of a batch."""
-        ...
-
-    def decode(self, latents: NDArray[np.float32]) -> Decoded:
-        """Return the reconstructions of `latents` [rows, latent]; raises as `check_latents` does."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what it holds."""
+    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: Stop) -> None:
+        """Run shards; raises StoppedError once `stop` is set, with no shard half-written."""
         ...
 
 
 class LocalEngine:
-    """Computes in this process, with the same graphs and the same bits as the service."""
+    """Runs shards in this process."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        self._runtime = Runtime.load(bundle)
+    def __init__(self, model: Model, *, workers: int, memory: int) -> None:
+        """Compute with `workers` threads, with batches of about `memory` bytes in flight."""
+        self._model = model
+        self._workers = workers
+        self._memory = memory
 
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Load the bundle at `path`; raises BundleError."""
-        return cls(Bundle.open(path))
+    def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: Stop) -> None:
+        """Run shards; raises StoppedError once `stop` is set, with no shard half-written."""
+        ahead = self._batches_ahead(job)
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(self._workers) as workers:
+            read = read_ahead(_read(job, shards), reader, ahead)
+            made = in_order(lambda item: (item[0], _compute(job, self._model, item[1])), read, workers, ahead)
+            with closing(read), closing(made):
+                for shard, computed in groupby(made, key=itemgetter(0)):
+                    tally = _write(job, shard, (some for _, some in computed), watch=watch, stop=stop)
+                    watch.shard(shard, tally)
 
-    @property
-    def signature(self) -> Signature:
-        """What the model takes."""
-        return self._bundle.manifest.signature
-
-    def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
-        """Return the scores of a batch."""
-        bundle = self._bundle
-        count = count_samples(bundle.noise, options, default=bundle.manifest.num_samples)
-        noise = draw_noise(bundle.noise, count, seed=options.seed)
-        return interpret(
-            self._runtime.score(inputs, noise, by_feature=options.top_features > 0),
-            bundle.calibration,
-            options,
-            model=bundle.manifest.name,
-            version=bundle.version,
-            features=self.signature.features,
-        )
-
-    @property
-    def latent_dim(self) -> int:
-        """How many numbers a latent has."""
-        return self._bundle.manifest.latent_dim
-
-    def encode(self, inputs: Inputs) -> Encoded:
-        """Return the posteriors of a batch."""
-        outputs = self._runtime.encode(inputs)
-        status = outputs["status"].astype(np.int8)
-        return Encoded(*self._named, outputs["mean"], outputs["log_variance"], status)
-
-    def decode(self, latents: NDArray[np.float32]) -> Decoded:
-        """Return the reconstructions of `latents` [rows, latent]; raises as `check_latents` does."""
-        return Decoded(*self._named, self._runtime.decode(check_latents(latents, self.latent_dim)))
-
-    @property
-    def _named(self) -> tuple[str, str]:
-        return self._bundle.manifest.name, self._bundle.version
-
-    def close(self) -> None:
-        """Let go of nothing: sessions end with their last reference."""
+    def _batches_ahead(self, job: Job) -> int:
+        """Return how many batches may be read, and how many computed, before one is written."""
+        batch = COPIES * batch_rows(job.signature) * job.signature.row_bytes
+        return min(max(self._workers + 1, self._memory // (2 * batch)), 4 * self._workers)
 
 
-class ServerEngine:
-    """Computes through a running service; a job stays with the version that it began with."""
-
-    def __init__(self, target: str, model: str) -> None:
-        """Connect to `target` and look the model up; raises as `Client.model` does."""
-        self._client = Client(target)
-        self._info = self._client.model(model)
-
-    @property
-    def signature(self) -> Signature:
-        """What the model takes."""
-        return self._info.signature
-
-    def score(self, inputs: Inputs, options: ScoreOptions) -> Scores:
-        """Return the scores of a batch."""
-        return self._client.score(
-            self._info.name,
-            _rows(inputs),
-            version=self._info.version,
-            num_samples=options.num_samples,
-            bound=options.bound,
-            seed=options.seed,
-            false_positive_rate=options.false_positive_rate,
-            top_features=options.top_features,
-        )
-
-    @property
-    def latent_dim(self) -> int:
-        """How many numbers a latent has."""
-        return int(self._info.manifest["latent_dim"])
-
-    def encode(self, inputs: Inputs) -> Encoded:
-        """Return the posteriors of a batch."""
-        return self._client.encode(self._info.name, _rows(inputs), version=self._info.version)
-
-    def decode(self, latents: NDArray[np.float32]) -> Decoded:
-        """Return the reconstructions of `latents` [rows, latent]; raises as `check_latents` does."""
-        return self._client.decode(self._info.name, latents, version=self._info.version)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
+Item = tuple[int, pa.RecordBatch | Skipped | DataError | None]
 
 
-def _rows(inputs: Inputs) -> NDArray[Any] | Inputs:
-    """Return a batch for the client: where there is one input its array, which spares it to ask for the signature."""
-    return next(iter(inputs.values())) if len(inputs) == 1 else inputs
+def _read(job: Job, shards: Iterable[int]) -> Iterator[Item]:
+    """Yield the batches of shards, and None as each ends; what can't be read in its place, to be raised in its turn."""
+    for shard in shards:
+        try:
+            for batch in job.read(shard):
+                yield shard, batch
+        except DataError as error:
+            yield shard, error
+            return
+        yield shard, None
+
+
+def _compute(job: Job, model: Model, batch: Any) -> Computed | Skipped | DataError | None:
+    return job.compute(model, batch) if isinstance(batch, pa.RecordBatch) else batch
+
+
+def _write(
+    job: Job, shard: int, made: Iterator[Computed | Skipped | DataError | None], *, watch: Watch, stop: Stop
+) -> Tally:
+    with job.part(shard) as part:
+        for some in made:
+            if stop.is_set():
+                raise StoppedError
+            if isinstance(some, DataError):
+                raise some
+            if some is not None:
+                watch.rows(part.add(some))
+    return part.tally
+
+
+def read_ahead(items: Iterator[T], reader: ThreadPoolExecutor, ahead: int) -> Generator[T]:
+    """Yield items that another thread takes from their iterator, so many of them ahead."""
+    end = object()
+    waiting = deque(reader.submit(next, items, end) for _ in range(ahead))
+    try:
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(reader.submit(next, items, end))
+            yield item  # type: ignore[misc]
+    finally:
+        _cancel(waiting)
+
+
+def in_order(work: Callable[[T], R], items: Iterator[T], workers: ThreadPoolExecutor, ahead: int) -> Generator[R]:
+    """Yield what comes of items, in their order, of which so many are worked at or wait at a time."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(workers.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        _cancel(waiting)
+
+
+def _cancel(waiting: Iterable[Future[Any]]) -> None:
+    for future in waiting:
+        future.cancel()

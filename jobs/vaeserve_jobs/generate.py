@@ -14,8 +14,8 @@ from vaeserve.scores import RowStatus
 from vaeserve.signature import Signature
 from vaeserve.source import Source
 from vaeserve_jobs.decoded import new_rows
-from vaeserve_jobs.engine import Coder, Inputs
-from vaeserve_jobs.score import batch_rows
+from vaeserve_jobs.job import batch_rows
+from vaeserve_jobs.model import Coder, Inputs
 
 
 def generate_file(

@@ -1,8 +1,4 @@
-"""How the scores of rows that are served lie against the calibration: whether a model still knows what it sees.
-
-Among rows like those that calibrated, p-values are uniform: 1 % of them are at most 0.01, whichever the model and its
-version are. So the scores are counted by p-value, which is to count them between the calibration's quantiles.
-"""
+"""How the scores of rows that are served lie against the calibration, as they come; `vaeserve.drift` says by what."""
 
 from collections import Counter, deque
 from threading import Lock
@@ -11,15 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaeserve.drift import P_VALUES, count_p_values, within_reach
 from vaeserve.manifest import CalibrationSummary, Moments
 from vaeserve.scores import RowStatus, Scores
 from vaeserve_service.histogram import Histogram
-
-P_VALUES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-
-# A row may be 1e30 nats from all others: in a sum it would drown them for ever. So values that lie further from the
-# calibration's mean than so many of its standard deviations, or nats where that is more, count as if they lay there.
-REACH = 100.0
 
 # NumPy takes microseconds a call, whether for a row or a thousand: so many of them, or many rows, are counted at once.
 MOST_BATCHES = 256
@@ -32,14 +23,13 @@ class SignedSum:
     """A sum of numbers of either sign, as two that only grow: what Prometheus can take a rate of."""
 
     def __init__(self, calibration: Moments) -> None:
-        reach = REACH * max(1.0, calibration.standard_deviation)
-        self._low, self._high = calibration.mean - reach, calibration.mean + reach
+        self._calibration = calibration
         self.positive = 0.0
         self.negative = 0.0
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Add numbers, none of them NaN, each within reach of the calibration."""
-        within = np.clip(values.astype(np.float64), self._low, self._high)
+        within = within_reach(values, self._calibration)
         self.positive += float(within.sum(where=within > 0))
         self.negative -= float(within.sum(where=within < 0))
 
@@ -90,7 +80,6 @@ class Drift:
         self.anomalous += int(anomalous.sum())
         calibrated = ~np.isnan(p_value)
         p_value = p_value[calibrated]
-        bucket = np.searchsorted(P_VALUES, p_value, side="left")
-        self.p_values.add_counted(np.bincount(bucket, minlength=len(P_VALUES) + 1).tolist(), float(p_value.sum()))
+        self.p_values.add_counted(count_p_values(p_value).tolist(), float(p_value.sum()))
         self.kl.add(kl[calibrated])
         self.log_likelihood.add(log_likelihood[calibrated])

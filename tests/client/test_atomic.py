@@ -2,14 +2,16 @@
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vaeserve.atomic import new_file, write_folder
+from vaeserve.atomic import new_file, remove_partial_files, write_folder, write_once
 
 
 @contextmanager
@@ -77,3 +79,33 @@ def test_a_folder_that_is_taken_before_it_is_locked_is_made_again(
     assert taken
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
     assert (tmp_path / "run" / "file").read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_of_several_writers_at_once_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Exactly one of several is told that it wrote, its bytes are there whole, and nothing beside them."""
+    ready = threading.Barrier(4 if links else 1)
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+
+    def write(number: int) -> bool:
+        ready.wait(30)
+        return write_once(tmp_path / "file", f"{number}".encode() * 1000)
+
+    with ThreadPoolExecutor(4 if links else 1) as writers:
+        wrote = list(writers.map(write, range(4)))
+    assert sum(wrote) == 1
+    assert (tmp_path / "file").read_bytes() == f"{wrote.index(True)}".encode() * 1000
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    """Half-written files whose names match are removed, and no others."""
+    for name in (".part-1.0a.partial", ".plan.0a.partial", "part-1", ".part-2"):
+        (tmp_path / name).write_bytes(b"")
+    remove_partial_files(tmp_path, "part-*")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".part-2", ".plan.0a.partial", "part-1"]

@@ -45,9 +45,9 @@ def test_from_a_csv_to_scores(tmp_path: Path) -> None:
     assert "numeric: FLOAT32, rows x 3" in inspected.stdout
     assert json.loads(run("inspect", "models/kinds/1", "--json", cwd=tmp_path).stdout)["name"] == "kinds"
     flags = ["--bundle", "models/kinds/1", "--keep", "id", "--keep", "kind", "--top-features", 1, "--json"]
-    scored = run("score", "rows.csv", "--out", "scores.parquet", *flags, cwd=tmp_path)
+    scored = run("score", "rows.csv", "--out", "scores", *flags, cwd=tmp_path)
     assert json.loads(scored.stdout)["rows"] == 420
-    table = pq.read_table(tmp_path / "scores.parquet").to_pydict()
+    table = pq.read_table(tmp_path / "scores").to_pydict()
     assert table["id"][:2] == ["id0", "id1"]
     by_kind = {kind: np.mean([a for a, k in zip(table["anomalous"], table["kind"], strict=True) if k == kind])
                for kind in ("fine", "fraud")}  # fmt: skip
@@ -101,10 +101,36 @@ def test_scoring_through_a_service(service: LocalService, models: Any, rows_of: 
         (["evaluate", "none", "digits"], "none: not a run: it has no run.json"),
         (["export", "none", "--repository", "models", "--name", "m"], "none: not a run: it has no run.json"),
         (["score", "few.csv", "--out", "o.parquet"], "expected either --bundle DIR, or --server HOST:PORT"),
-        (["score", "few.csv", "--out", "o.csv", "--bundle", "b"], "--out o.csv: expected a .parquet file"),
+        (["score", "--out", "o", "--bundle", "b"], "expected an INPUT, but for --finish"),
+        (
+            ["score", "few.csv", "--out", "o", "--bundle", "b", "--memory", "1 kg"],
+            "--memory 1 kg: expected a size such",
+        ),
+        (
+            ["score", "few.csv", "--out", "o", "--bundle", "b", "--memory", "1MB"],
+            "--memory 1MB: expected 64MiB or more",
+        ),
+        (["score", "few.csv", "--out", "o", "--bundle", "b", "--top", "99999"], "--top 99999: expected 0 to 10000"),
+        (
+            ["score", "few.csv", "--out", "o", "--bundle", "b", "--shard", "3/3"],
+            "--shard 3/3: expected I/N, with I from",
+        ),
+        (
+            ["score", "few.csv", "--out", "o", "--bundle", "b", "--shard", "3"],
+            "where the environment has JOB_COMPLETION",
+        ),
+        (
+            ["score", "few.csv", "--out", "o", "--bundle", "b", "--engine", "spark"],
+            "--engine spark: expected local or ray",
+        ),
+        (["score", "--finish", "--out", "none"], "--out none: has no _plan.json; expected the output of a job"),
+        (["encode", "few.csv", "--out", "."], "in it; expected a folder that is new or empty"),
         (["score", "few.csv", "--out", "o.parquet", "--bundle", "none"], "none: not a bundle: it has no manifest.json"),
         (["score", "few.csv", "--out", "o.parquet", "--bundle", "b", "--bound", "tight"], "expected elbo or iwae"),
-        (["score", "in.parquet", "--out", "in.parquet", "--bundle", "b"], "--out in.parquet: is the input"),
+        (
+            ["score", "in.parquet", "--out", "in.parquet", "--bundle", "b"],
+            "--out in.parquet: is a file; expected a folder",
+        ),
         (["train", "markup.csv", "--out", "run"], "column 'x[/b]': dates, such as '2024-01-01'"),
         (["train", "digits", "--out", "run", "--seed", "9" * 30], "--seed"),
         (["inspect", "none"], "none: not a bundle: it has no manifest.json"),

@@ -43,7 +43,7 @@ class Service:
         """Answer GetModel."""
         self.asked += 1
         found, columns = self._get(version)
-        return ModelInfo(model, found, Signature.numbers(columns), {})
+        return ModelInfo(model, found, Signature.numbers(columns), {}, "")
 
     async def send(self, version: str, inputs: Any) -> Answer:
         """Take the tensor's columns for those of the version that answers."""

@@ -83,7 +83,7 @@ def test_digits_are_images_with_one_class_held_out() -> None:
     [
         ("none.csv", None, "no such file, folder or built-in data set"),
         ("digit", None, "did you mean the built-in digits?"),
-        ("rows.xlsx", b"", r"\.xlsx; expected one of \.csv, \.parquet, \.npz, \.npy"),
+        ("rows.xlsx", b"", r"\.xlsx; expected one of \.csv, \.parquet, \.jsonl, \.ndjson, \.npz, \.npy"),
         ("empty.csv", b"", "can't be read as .csv"),
         ("header.csv", b"a,b\n", "no rows; expected one or more"),
         ("ragged.csv", b"a,b\n1,2\n3\n", "Expected 2 columns, got 1"),
@@ -123,7 +123,7 @@ def test_arrays_of_another_form_are_refused(tmp_path: Path, arrays: dict[str, np
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     """A Parquet file with a name twice is refused by that name: for which would be meant is unknown."""
     pq.write_table(pa.table([[1.0], [2.0]], names=["a", "a"]), tmp_path / "twice.parquet")
-    with pytest.raises(DataError, match="twice.parquet: .* duplicate field names"):
+    with pytest.raises(DataError, match="twice.parquet: .* multiple columns named a"):
         open_source(str(tmp_path / "twice.parquet"))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vaeserve.scores import RowStatus, ScoreOptions
-from vaeserve_jobs.engine import LocalEngine
+from vaeserve_jobs.model import LocalModel
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCORE_ALONE = DOCS / "examples" / "score_alone.py"
@@ -29,7 +29,7 @@ def test_a_score_is_reproduced_to_the_bit_without_vaeserve(
         text=True,
         check=True,
     )
-    scores = LocalEngine.open(bundle.path).score(inputs, ScoreOptions())
+    scores = LocalModel.open(bundle.path).score(inputs, ScoreOptions()).scores
     expected = [
         f"{float(score).hex()} {p} {'anomalous' if anomalous else 'normal'}"
         if status == RowStatus.OK

@@ -15,7 +15,7 @@ from vaeserve.scores import Bound, ScoreOptions
 from vaeserve.source import open_source
 from vaeserve_export.export import export
 from vaeserve_export.recalibrate import recalibrate
-from vaeserve_jobs.engine import Inputs, LocalEngine
+from vaeserve_jobs.model import Inputs, LocalModel
 from vaeserve_training.config import TrainConfig
 from vaeserve_training.data import load_dataset, split
 from vaeserve_training.run import Run, write_run
@@ -44,7 +44,7 @@ def keeps_the_promise(p_values: NDArray[np.float64], rate: float, *, calibration
 
 def p_values_of(bundle: Bundle, inputs: Inputs, bound: Bound) -> NDArray[np.float64]:
     """Return the p-values of rows, as a job scores them, of those that can be scored."""
-    p_values = LocalEngine(bundle).score(inputs, ScoreOptions(bound=bound)).p_value
+    p_values = LocalModel(bundle).score(inputs, ScoreOptions(bound=bound)).scores.p_value
     return p_values[~np.isnan(p_values)]
 
 
@@ -80,7 +80,7 @@ def test_half_a_nat_breaks_the_promise(bundle_of: Any, rows_file: Any, inputs_of
     bundle = recalibrate(bundle_of(kind), open_source(str(rows_file(kind, CALIBRATING, seed=2))))
     right, fresh = bundle.calibration, inputs_of(kind, FRESH, seed=3)
     for bound in Bound:
-        scores = LocalEngine(bundle).score(fresh, ScoreOptions(bound=bound)).score
+        scores = LocalModel(bundle).score(fresh, ScoreOptions(bound=bound)).scores.score
         scores = scores[~np.isnan(scores)]
         for shift in (0.5, -0.5):
             shifted = replace(right, scores=right.scores | {bound: right.scores[bound] + np.float32(shift)})

@@ -12,6 +12,7 @@ import pytest
 
 from vaeserve import Client
 from vaeserve.local import LocalService
+from vaeserve_jobs.command import bytes_of, turn_of
 
 
 def run(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -91,3 +92,15 @@ def test_bad_usage_is_one_message_and_exit_code_2(
     assert message in " ".join(done.stderr.split())
     assert len(done.stderr.splitlines()) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.npy"]
+
+
+def test_a_turn_is_stated_or_kubernetes() -> None:
+    """`I/N` says which of how many processes this is; of `N` alone the index is in the environment."""
+    assert turn_of("1/3", {"JOB_COMPLETION_INDEX": "2"}) == (1, 3)
+    assert turn_of("3", {"JOB_COMPLETION_INDEX": "2"}) == (2, 3)
+    assert turn_of(None, {"JOB_COMPLETION_INDEX": "2"}) is None
+
+
+def test_sizes_are_read_as_they_are_written() -> None:
+    """Sizes have units of 1024, with or without a B, and may be fractions."""
+    assert [bytes_of(size) for size in ("512MiB", "512M", "0.5 gib", "536870912")] == [2**29] * 4

@@ -21,8 +21,8 @@ from vaeserve.local import LocalService
 from vaeserve.signature import Signature
 from vaeserve.source import Source, inputs_of, open_source
 from vaeserve_jobs.decoded import columns_of, grid, new_rows
-from vaeserve_jobs.engine import LocalEngine, ServerEngine
 from vaeserve_jobs.generate import generate_file, interpolate_file
+from vaeserve_jobs.model import LocalModel, ServerModel
 from vaeserve_jobs.output import new_output
 
 COUNT = 9000  # more than a batch
@@ -31,12 +31,12 @@ COUNT = 9000  # more than a batch
 @pytest.fixture(params=["local", "server"])
 def coder_of(request: pytest.FixtureRequest, models: Any, service: LocalService) -> Iterator[Any]:
     """What computes for a kind of model, in this process or through the service: `coder_of(kind)`."""
-    opened: list[LocalEngine | ServerEngine] = []
+    opened: list[LocalModel | ServerModel] = []
 
-    def coder(kind: str) -> LocalEngine | ServerEngine:
+    def coder(kind: str) -> LocalModel | ServerModel:
         local = request.param == "local"
         path = models.bundles[kind].path
-        opened.append(LocalEngine.open(path) if local else ServerEngine(service.target, kind))
+        opened.append(LocalModel.open(path) if local else ServerModel(service.target, kind))
         return opened[-1]
 
     yield coder
@@ -45,15 +45,15 @@ def coder_of(request: pytest.FixtureRequest, models: Any, service: LocalService)
 
 
 @pytest.fixture
-def mixed(models: Any) -> LocalEngine:
+def mixed(models: Any) -> LocalModel:
     """The table of all kinds of columns, in this process."""
-    return LocalEngine.open(models.bundles["mixed"].path)
+    return LocalModel.open(models.bundles["mixed"].path)
 
 
 @pytest.fixture
-def image(models: Any) -> LocalEngine:
+def image(models: Any) -> LocalModel:
     """The grey images, in this process."""
-    return LocalEngine.open(models.bundles["image"].path)
+    return LocalModel.open(models.bundles["image"].path)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_generated_images_are_the_services(coder_of: Any, client: Client, tmp_pa
     assert inputs_of(batch, Signature.image((3, 9, 7)))["image"].tobytes() == expected.tobytes()
 
 
-def test_a_csv_file_holds_what_a_parquet_file_does(mixed: LocalEngine, tmp_path: Path) -> None:
+def test_a_csv_file_holds_what_a_parquet_file_does(mixed: LocalModel, tmp_path: Path) -> None:
     """Numbers go to text and back without a bit lost, categories stay text, and the file can be scored."""
     for name in ("o.csv", "o.parquet"):
         generate_file(tmp_path / name, coder=mixed, count=50)
@@ -121,7 +121,7 @@ def test_a_csv_file_holds_what_a_parquet_file_does(mixed: LocalEngine, tmp_path:
     assert pyarrow.csv.read_csv(tmp_path / "o.csv", convert_options=convert).equals(table)
 
 
-def test_no_rows_are_a_file_of_none(mixed: LocalEngine, image: LocalEngine, tmp_path: Path) -> None:
+def test_no_rows_are_a_file_of_none(mixed: LocalModel, image: LocalModel, tmp_path: Path) -> None:
     """A count of 0 gives the columns without a row, and an array of no images; a picture of none is refused."""
     for name in ("o.csv", "o.parquet"):
         generate_file(tmp_path / name, coder=mixed, count=0)
@@ -156,7 +156,7 @@ def test_a_tables_interpolation_ends_at_the_reconstructions(
         np.testing.assert_array_equal(column, values)
 
 
-def test_a_path_longer_than_a_batch_is_one(mixed: LocalEngine, mixed_rows: Source, tmp_path: Path) -> None:
+def test_a_path_longer_than_a_batch_is_one(mixed: LocalModel, mixed_rows: Source, tmp_path: Path) -> None:
     """Steps are numbered on from batch to batch, and every one of them is there."""
     interpolate_file(mixed_rows, tmp_path / "o.parquet", coder=mixed, start=0, end=1, steps=COUNT)
     assert pq.read_table(tmp_path / "o.parquet")["step"].to_pylist() == list(range(COUNT))
@@ -178,7 +178,7 @@ def test_images_interpolate_to_a_strip(coder_of: Any, client: Client, pictures: 
 
 def test_a_picture_of_colours_is_a_grid(models: Any, tmp_path: Path) -> None:
     """Generated images of three channels make an RGB picture about as wide as high, in their order."""
-    conv = LocalEngine.open(models.bundles["conv"].path)
+    conv = LocalModel.open(models.bundles["conv"].path)
     for name in ("o.npy", "o.png"):
         generate_file(tmp_path / name, coder=conv, count=7)
     with Image.open(tmp_path / "o.png") as picture:
@@ -189,7 +189,7 @@ def test_a_picture_of_colours_is_a_grid(models: Any, tmp_path: Path) -> None:
     assert (pixels[20:, 8:] == 255).all()
 
 
-def test_the_same_row_twice_goes_nowhere(mixed: LocalEngine, mixed_rows: Source, tmp_path: Path) -> None:
+def test_the_same_row_twice_goes_nowhere(mixed: LocalModel, mixed_rows: Source, tmp_path: Path) -> None:
     """From a row to itself every step is its reconstruction, by either method."""
     for method in Interpolation:
         out = tmp_path / f"{method.value}.csv"
@@ -208,7 +208,7 @@ def test_the_same_row_twice_goes_nowhere(mixed: LocalEngine, mixed_rows: Source,
     ],
 )
 def test_rows_that_cannot_be_interpolated_are_named(
-    mixed: LocalEngine, mixed_rows: Source, tmp_path: Path, options: Any, error: type[Exception], message: str
+    mixed: LocalModel, mixed_rows: Source, tmp_path: Path, options: Any, error: type[Exception], message: str
 ) -> None:
     """A row that isn't there or that the model can't take is refused by its flag, with nothing written."""
     with pytest.raises(error, match=message):
@@ -216,7 +216,7 @@ def test_rows_that_cannot_be_interpolated_are_named(
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.parquet"]
 
 
-def test_numbers_that_cannot_be_drawn_leave_nothing(mixed: LocalEngine, tmp_path: Path) -> None:
+def test_numbers_that_cannot_be_drawn_leave_nothing(mixed: LocalModel, tmp_path: Path) -> None:
     """A negative count and a temperature out of its range are refused by name, with nothing written."""
     with pytest.raises(InvalidInputError, match="count: -1; expected"):
         generate_file(tmp_path / "o.csv", coder=mixed, count=-1)
@@ -225,7 +225,7 @@ def test_numbers_that_cannot_be_drawn_leave_nothing(mixed: LocalEngine, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_cannot_hold_the_rows_are_refused(mixed: LocalEngine, image: LocalEngine, tmp_path: Path) -> None:
+def test_files_that_cannot_hold_the_rows_are_refused(mixed: LocalModel, image: LocalModel, tmp_path: Path) -> None:
     """A table goes to no image's file nor an image to a table's, and a folder that isn't there is named."""
     with pytest.raises(ConfigError, match=r"o.png: expected a .csv or .parquet file, for the model makes a table"):
         generate_file(tmp_path / "o.png", coder=mixed, count=5)
@@ -247,7 +247,7 @@ def test_files_that_cannot_hold_the_rows_are_refused(mixed: LocalEngine, image: 
 
 
 def test_a_picture_too_large_to_look_at_is_refused_before_the_work(
-    image: LocalEngine, pictures: Source, tmp_path: Path
+    image: LocalModel, pictures: Source, tmp_path: Path
 ) -> None:
     """A picture has so many images and pixels at most; more of either are refused before any is decoded."""
     decoded: list[int] = []
@@ -266,7 +266,7 @@ def test_a_picture_too_large_to_look_at_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.parquet"])
-def test_a_fault_of_what_is_read_is_not_the_outputs(mixed: LocalEngine, tmp_path: Path, name: str) -> None:
+def test_a_fault_of_what_is_read_is_not_the_outputs(mixed: LocalModel, tmp_path: Path, name: str) -> None:
     """An OSError from elsewhere, while the output is open, stays what it is, and nothing is written."""
     with (
         pytest.raises(OSError, match="the source's disk"),
@@ -291,10 +291,10 @@ def test_a_full_disk_is_the_outputs_fault(models: Any, tmp_path: Path, kind: str
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from vaeserve_jobs.engine import LocalEngine
+from vaeserve_jobs.model import LocalModel
 from vaeserve_jobs.generate import generate_file
 
-engine = LocalEngine.open(Path(sys.argv[1]))
+engine = LocalModel.open(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from vaeserve.drift import REACH
 from vaeserve.manifest import CalibrationSummary, Moments
 from vaeserve.scores import Bound, Calibration, RowStatus, ScoreOptions, Scores, interpret
-from vaeserve_service.drift import MANY_ROWS, MOST_BATCHES, REACH, Drift
+from vaeserve_service.drift import MANY_ROWS, MOST_BATCHES, Drift
 
 KL, LOG_LIKELIHOOD = Moments(mean=3.0, standard_deviation=0.5), Moments(mean=-40.0, standard_deviation=8.0)
 SUMMARY = CalibrationSummary(
