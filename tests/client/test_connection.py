@@ -111,11 +111,11 @@ def test_commands_take_the_connection_as_flags(guarded: LocalService, folder: Pa
     assert run("health", local, "--timeout", 5).returncode == 1
     names = ",".join(f"c{index}" for index in range(7))
     np.savetxt(tmp_path / "rows.csv", np.zeros((20, 7)), delimiter=",", header=names, comments="")
-    score = ["score", tmp_path / "rows.csv", "--server", local, "--model", "table7", "--out", tmp_path / "o.parquet"]
-    done = run(*score, *tls, "--token-file", folder / "token")
+    score = ["score", tmp_path / "rows.csv", "--server", local, "--model", "table7"]
+    done = run(*score, *tls, "--token-file", folder / "token", "--out", tmp_path / "known")
     assert done.returncode == 0, done.stderr
     (folder / "wrong").write_text("wrong")
-    done = run(*score, *tls, "--token-file", folder / "wrong")
+    done = run(*score, *tls, "--token-file", folder / "wrong", "--out", tmp_path / "unknown")
     assert (done.returncode, "wrong" in done.stderr) == (2, False)
     assert "credentials: none that the service knows" in done.stderr
     missing = run("health", local, "--tls-ca", folder / "none.crt")

@@ -42,6 +42,11 @@ def scores(bundle: Bundle, inputs: Feeds) -> NDArray[np.float32]:
     return -computed["elbo"].astype(np.float32)
 
 
+def calling(target: str) -> AsyncClient:
+    """Return a client that makes a call of each call, and none of them again."""
+    return AsyncClient(target, coalesce_ms=0, retry=False)
+
+
 async def occupy(service: HeldService, call: Any) -> "asyncio.Task[Any]":
     """Have a call hold the only runner."""
     busy = asyncio.create_task(call)
@@ -52,7 +57,7 @@ async def occupy(service: HeldService, call: Any) -> "asyncio.Task[Any]":
 async def until_nobody_listens(target: str) -> None:
     """Make calls on new connections; raises UnavailableError once there is nobody to make one with."""
     while True:
-        async with AsyncClient(target) as client:
+        async with calling(target) as client:
             await client.health()
 
 
@@ -98,7 +103,7 @@ async def by_hanging_up(target: str, rows: Rows, waiting: asyncio.Event) -> None
 async def test_rows_whose_caller_has_left_are_never_computed(models: Any, rows_of: Any, leave: Any) -> None:
     """Of nine rows that wait, ONNX Runtime sees the one whose caller is still there, alone."""
     rows, waiting = rows_of(NAME, 10), asyncio.Event()
-    async with serving(models.repository, NAME) as service, AsyncClient(service.target) as client:
+    async with serving(models.repository, NAME) as service, calling(service.target) as client:
         busy = await occupy(service, client.score(NAME, rows[:1]))
         stays = asyncio.create_task(client.score(NAME, rows[1:2]))
         leaving = asyncio.create_task(leave(service.target, rows[2:], waiting))
@@ -119,7 +124,7 @@ async def test_rows_whose_caller_has_left_are_never_computed(models: Any, rows_o
 async def test_a_caller_that_leaves_a_running_call_harms_none_of_the_others(models: Any, rows_of: Any) -> None:
     """One of five whose rows are being computed together cancels: the others get their own."""
     rows = rows_of(NAME, 6)
-    async with serving(models.repository, NAME) as service, AsyncClient(service.target) as client:
+    async with serving(models.repository, NAME) as service, calling(service.target) as client:
         busy = await occupy(service, client.score(NAME, rows[5:]))
         calls = [asyncio.create_task(client.score(NAME, rows[i : i + 1])) for i in range(5)]
         await service.until(lambda: service.model.waiting_rows == 5)
@@ -149,7 +154,7 @@ async def test_rows_are_kept_apart_as_requests_are_cut_cancelled_and_broken(mode
     batching = {"max_rows": 16}
     async with (
         serving(models.repository, NAME, batching=batching) as service,
-        AsyncClient(service.target) as client,
+        calling(service.target) as client,
     ):
         runs = service.scorer.runs
         service.scorer.breaks = lambda feeds: bool((feeds["numeric"] == rows[150]).all(axis=1).any())
@@ -245,7 +250,7 @@ async def test_health_answers_while_the_queue_is_full(models: Any, rows_of: Any)
     limits = {"queue_rows": 10}
     async with (
         serving(models.repository, NAME, limits=limits) as service,
-        AsyncClient(service.target) as client,
+        calling(service.target) as client,
         grpc.aio.insecure_channel(service.target) as channel,
     ):
         busy = await occupy(service, client.score(NAME, rows[:1]))
@@ -268,7 +273,7 @@ async def test_a_drain_ends_what_is_in_pieces_and_what_waits(models: Any, rows_o
     batching = {"max_rows": 16}
     async with (
         serving(models.repository, NAME, batching=batching) as service,
-        AsyncClient(service.target) as client,
+        calling(service.target) as client,
         grpc.aio.insecure_channel(service.target) as channel,
     ):
         large = await occupy(service, client.score(NAME, rows[:100]))

@@ -22,10 +22,12 @@ def square(number: int, report: Report) -> None:
 
 
 def meet(folder: Path, others: int, number: int, report: Report) -> None:
-    """Wait until as many are at work at once, and say how many were seen."""
+    """Wait until as many are at work at once, say how many were seen, and stay until all have seen as many."""
     (folder / str(number)).touch()
-    until(lambda: len(list(folder.iterdir())) >= others)
-    report(len(list(folder.iterdir())))
+    until(lambda: len(list(folder.glob("[0-9]"))) >= others)
+    report(len(list(folder.glob("[0-9]"))))
+    (folder / f"{number}.seen").touch()
+    until(lambda: len(list(folder.glob("*.seen"))) >= others)
     (folder / str(number)).unlink()
 
 
