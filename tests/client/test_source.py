@@ -82,6 +82,7 @@ def test_digits_are_images_with_one_class_held_out() -> None:
     ("name", "content", "message"),
     [
         ("none.csv", None, "no such file, folder or built-in data set"),
+        ("n" * 300, None, "File name too long"),
         ("digit", None, "did you mean the built-in digits?"),
         ("rows.xlsx", b"", r"\.xlsx; expected one of \.csv, \.parquet, \.jsonl, \.ndjson, \.npz, \.npy"),
         ("empty.csv", b"", "can't be read as .csv"),
