@@ -69,9 +69,7 @@ def run(
         engine_for(model).run(job, shards, watch=watch, stop=stop)
     finally:
         model.close()
-    if order.turn and any(
-        tally is None for tally in read_tallies(store, job.plan, range(len(job.plan.shards))).values()
-    ):
+    if order.turn and any(tally is None for _, tally in read_tallies(store, job.plan, range(len(job.plan.shards)))):
         return None
     return finish(store, job.plan, run=told())
 
@@ -156,7 +154,7 @@ def _write_plan(store: Store, plan: Plan) -> None:
 def _shards_to_run(store: Store, plan: Plan, turn: Turn | None) -> list[int]:
     place, processes = turn or (0, 1)
     tallies = read_tallies(store, plan, range(place, len(plan.shards), processes))
-    return [shard for shard, tally in tallies.items() if tally is None]
+    return [shard for shard, tally in tallies if tally is None]
 
 
 def _anywhere(name: str) -> str:

@@ -1,6 +1,7 @@
 """Jobs from the first look at their input to `_SUCCESS`."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,38 @@ def test_finish_writes_the_summary_alone(run_job: RunJob, table_file: Path, tmp_
     assert (tmp_path / "out" / "_SUCCESS").exists()
     with pytest.raises(ConfigError, match=r"none: has no _plan.json; expected the output of a job"):
         finish_only(str(tmp_path / "none"))
+
+
+def test_finishing_takes_no_more_memory_for_more_shards(run_job: RunJob, table_rows: Any, tmp_path: Path) -> None:
+    """What was counted of shards is added up as it is read: of 200, whose counts are 1 MiB each, a few are held."""
+    lines = [",".join(f"c{i}" for i in range(7)), *(",".join(f"{value:9.4f}" for value in row) for row in table_rows)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    whole = run_job(tmp_path / "t.csv", tmp_path / "out", task=Score(top=7), shard_rows=25)
+    assert whole["shards"] >= 199
+    for name in ("_SUCCESS", "_summary.json"):
+        (tmp_path / "out" / name).unlink()
+    tracemalloc.start()
+    try:
+        assert finish_only(str(tmp_path / "out")) == whole | {"run": {}}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 80 * 2**20
+
+
+def test_what_cannot_be_read_of_an_output_is_named(run_job: RunJob, table_file: Path, tmp_path: Path) -> None:
+    """Where the plan or the summary can't be read, that is said, whatever asks for it."""
+    out = tmp_path / "out"
+    run_job(table_file, out)
+    (out / "_summary.json").unlink()
+    with pytest.raises(ConfigError, match=r"--out .*_summary\.json"):
+        run_job(table_file, out, resume=True)
+    (out / "_plan.json").unlink()
+    (out / "_plan.json").mkdir()
+    with pytest.raises(ConfigError, match=r"--out .*_plan\.json"):
+        run_job(table_file, out, resume=True)
+    with pytest.raises(ConfigError, match=r"--out .*_plan\.json"):
+        finish_only(str(out))
 
 
 def test_files_that_cannot_be_read_are_all_named_before_anything_is_scored(
