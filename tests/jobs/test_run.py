@@ -413,6 +413,8 @@ def test_what_does_not_fit_is_named(run_job: RunJob, table_file: Path, tmp_path:
         run_job(table_file, out, keep=["identity"])
     with pytest.raises(ConfigError, match="--keep score: the output has a column of that name"):
         run_job(tmp_path / "clash.parquet", out, keep=["score"])
+    with pytest.raises(ConfigError, match="--keep id: is given twice; expected each once"):
+        run_job(table_file, out, keep=["id", "note", "id"])
     with pytest.raises(InvalidInputError, match="false_positive_rate: 1e-05; .* calibration rows support"):
         run_job(table_file, out, task=Score(ScoreOptions(false_positive_rate=1e-5)))
     address = Address(server=service.target, name="table7")
