@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vaeserve.errors import ConfigError
-from vaeserve.files import is_url
-from vaeserve.source import Source, open_source
+from vaeserve.files import is_url, would_read
+from vaeserve.source import BUILT_IN, Source, open_source
 from vaeserve_jobs.engine import Engine, Stop, Watch
 from vaeserve_jobs.job import Job, Skipped, output_schema
 from vaeserve_jobs.model import Address, Model
@@ -124,6 +124,8 @@ def typed(source: Source, model: Model) -> Source:
 
 def _refuse_taken(store: Store, order: Order) -> None:
     """Raise ConfigError, before anything is loaded, for an output that isn't free."""
+    if order.input not in BUILT_IN and would_read(order.input, order.out):
+        raise ConfigError(f"--out {order.out}: lies in the input, whose rows it would be; expected a folder elsewhere")
     names = store.names()
     joins = order.resume or order.turn
     if names and not joins:

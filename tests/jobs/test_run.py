@@ -285,6 +285,20 @@ def test_a_job_of_other_things_is_not_resumed(run_job: RunJob, table_file: Path,
         run_job(table_file, source, **SHARDED)
 
 
+def test_an_output_is_none_of_the_inputs_files(run_job: RunJob, table_file: Path, tmp_path: Path) -> None:
+    """An output that the next job would read as rows is refused; not so one beside the input, or passed over."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes(table_file.read_bytes())
+    with pytest.raises(ConfigError, match=r"--out .*in/scores: lies in the input.*; expected a folder elsewhere"):
+        run_job(folder, folder / "scores")
+    with pytest.raises(ConfigError, match="lies in the input"):
+        run_job(f"{folder}/", f"{folder}/day=1/scores", resume=True)
+    assert [path.name for path in folder.iterdir()] == ["a.parquet"]
+    for out in (folder / "_scores", tmp_path / "in-scores"):
+        assert run_job(folder, out)["rows"] == run_job(folder, out, resume=True)["rows"] == ROWS
+
+
 def test_another_model_is_told(run_job: RunJob, models: Any, table_file: Path, tmp_path: Path) -> None:
     """A bundle whose manifest differs in a byte is another model."""
     import shutil
