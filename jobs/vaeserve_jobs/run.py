@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from vaeserve.errors import ConfigError
 from vaeserve.files import is_url, would_read
 from vaeserve.source import BUILT_IN, Source, open_source
@@ -86,6 +88,8 @@ def make_job(order: Order, model: Model) -> Job:
     """Look at the input, and plan."""
     source = typed(open_source(order.input), model)
     source.require(order.keep)
+    # What begins empty may be anything later.
+    source = source.as_text([name for name in order.keep if pa.types.is_null(source.schema.field(name).type)])
     schema = output_schema(source, model, order.task, order.keep)
     plan = make_plan(
         source,

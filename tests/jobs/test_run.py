@@ -444,3 +444,18 @@ def test_a_kept_column_may_be_one_that_the_model_takes(run_job: RunJob, tmp_path
     run_job(tmp_path / "t.csv", tmp_path / "out", keep=["c3"])
     kept = pq.read_table(tmp_path / "out")["c3"].to_pylist()
     assert (kept[0], kept[-1]) == (4, 4.5)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_kept_column_may_begin_empty(run_job: RunJob, tmp_path: Path, form: str) -> None:
+    """A column whose first value comes later than a file's beginning is carried through as text."""
+    rows = [{f"c{i}": 1.5 for i in range(7)} | {"note": None}] * 60_000
+    table = pa.Table.from_pylist([*rows, rows[0] | {"note": "late"}])
+    if form == "csv":
+        pa.csv.write_csv(table, tmp_path / "t.csv")
+    else:
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    run_job(tmp_path / f"t.{form}", tmp_path / "out", keep=["note"])
+    kept = pq.read_table(tmp_path / "out")["note"]
+    assert (kept.type, kept[-1].as_py()) == (pa.string(), "late")
+    assert not any(kept[:-1].to_pylist())
