@@ -306,7 +306,7 @@ def _fitted(batch: pa.RecordBatch, schema: pa.Schema, partition: Mapping[str, An
         if field.name in batch.schema.names:
             columns.append(_cast(batch.column(field.name), field))
         else:
-            columns.append(pa.repeat(pa.scalar(partition.get(field.name), field.type), batch.num_rows))
+            columns.append(pa.repeat(pa.scalar(partition.get(field.name)).cast(field.type), batch.num_rows))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

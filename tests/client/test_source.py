@@ -380,3 +380,13 @@ def test_large_images_come_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(source_module, "IMAGE_BATCH_BYTES", 30)
     np.save(tmp_path / "i.npy", IMAGES)
     assert [batch.num_rows for batch in open_source(str(tmp_path / "i.npy")).batches()] == [2, 2, 1]
+
+
+def test_what_a_folder_says_may_be_read_as_text(tmp_path: Path) -> None:
+    """A folder's whole number is a category too, and a folder without a value still has none."""
+    for value in ("7", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / f"shop={value}").mkdir()
+        (tmp_path / f"shop={value}" / "t.csv").write_text("a\n1\n")
+    source = open_source(str(tmp_path))
+    assert source.table()["shop"].to_pylist() == [7, None]
+    assert source.as_text(["shop"]).table()["shop"].to_pylist() == ["7", None]
