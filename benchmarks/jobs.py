@@ -56,7 +56,7 @@ def _figures(rounds: Sequence[dict[str, Run]]) -> dict[str, Any]:
     return {
         "job_to_onnxruntime": ratio("job", "onnxruntime"),
         "onnxruntime_cpu_to_job": ratio("onnxruntime", "job", "cpu_us_per_row"),
-        "two_cores_to_one": ratio("job", "one_core"),
+        "two_cores_to_one": ratio("job_of_csv_rows", "one_core"),
         "csv_to_parquet": ratio("csv", "job_of_csv_rows"),
         "job_to_pandas_loop": ratio("job", "pandas_loop"),
         "job_to_pyod": ratio("job", "pyod"),

@@ -92,8 +92,19 @@ def files_at(name: str) -> list[File] | None:
         return [_file(info, name, system)]
     found = system.get_file_info(pa.fs.FileSelector(path, recursive=True))
     below = {_below(one.path, path): one for one in found if one.is_file}
-    shown = sorted(part for part in below if not any(name.startswith(("_", ".")) for name in part.split("/")))
+    shown = sorted(part for part in below if _is_shown(part))
     return [_file(below[part], f"{name.rstrip('/')}/{part}", system) for part in shown]
+
+
+def would_read(folder: str, name: str) -> bool:
+    """Tell whether `files_at` of a folder has, or would have, what lies at another path or URL."""
+    (system, whole), (other, path) = locate(folder), locate(name)
+    inside = path.startswith(f"{whole.rstrip('/')}/")
+    return inside and system.equals(other) and _is_shown(_below(path, whole))
+
+
+def _is_shown(part: str) -> bool:
+    return not any(name.startswith(("_", ".")) for name in part.split("/"))
 
 
 def _below(path: str, folder: str) -> str:

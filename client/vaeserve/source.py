@@ -137,9 +137,9 @@ def open_source(name: str) -> Source:
     if name in BUILT_IN:
         return BUILT_IN[name](name)
     path = Path(name)
-    if not is_url(name) and path.is_file() and not _is_table(path.name):
-        return _opened(path)
     try:
+        if not is_url(name) and path.is_file() and not _is_table(path.name):
+            return _opened(path)
         files = files_at(name)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: {first_line(error)}") from None

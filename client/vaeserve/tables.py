@@ -102,8 +102,9 @@ class Table:
         """Return the table with columns of text files read as these types."""
         if isinstance(self.format, Parquet):
             return self
-        if isinstance(self.format, JsonLines):  # whose values say which of them are text
-            types = {name: kind for name, kind in types.items() if not pa.types.is_string(kind)}
+        if isinstance(self.format, JsonLines):  # whose values say which of them are text, where there are any
+            nulls = {field.name for field in self.schema if pa.types.is_null(field.type)}
+            types = {name: kind for name, kind in types.items() if name in nulls or not pa.types.is_string(kind)}
         fields = [field.with_type(types.get(field.name, field.type)) for field in self.schema]
         return replace(self, schema=pa.schema(fields))
 
@@ -305,7 +306,7 @@ def _fitted(batch: pa.RecordBatch, schema: pa.Schema, partition: Mapping[str, An
         if field.name in batch.schema.names:
             columns.append(_cast(batch.column(field.name), field))
         else:
-            columns.append(pa.repeat(pa.scalar(partition.get(field.name), field.type), batch.num_rows))
+            columns.append(pa.repeat(pa.scalar(partition.get(field.name)).cast(field.type), batch.num_rows))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from vaeserve import errors
-from vaeserve_jobs.engine import LocalEngine, Stop, StoppedError, Watch
+from vaeserve_jobs.engine import POLL_S, LocalEngine, Stop, StoppedError, Watch
 from vaeserve_jobs.job import Job
 from vaeserve_jobs.plan import Plan
 from vaeserve_jobs.tally import Tally
 
-POLL_S = 0.2
 ASK_S = 0.5
 
 

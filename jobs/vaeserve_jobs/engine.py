@@ -6,8 +6,8 @@ Python's, and the caller's thread writes what they made, in order.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
@@ -22,6 +22,8 @@ from vaeserve_jobs.tally import Tally
 
 # A batch as it is read, as the model takes it and as what comes of it, beside what a session works with.
 COPIES = 4
+# How often who waits looks whether it is to stop, seconds.
+POLL_S = 0.2
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,9 +77,9 @@ class LocalEngine:
     def run(self, job: Job, shards: Sequence[int], *, watch: Watch, stop: Stop) -> None:
         """Run shards; raises StoppedError once `stop` is set, with no shard half-written."""
         ahead = self._batches_ahead(job)
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(self._workers) as workers:
-            read = read_ahead(_read(job, shards), reader, ahead)
-            made = in_order(lambda item: (item[0], _compute(job, self._model, item[1])), read, workers, ahead)
+        with _threads(1) as reader, _threads(self._workers) as workers:
+            read = read_ahead(_read(job, shards), reader, ahead, stop)
+            made = in_order(lambda item: (item[0], _compute(job, self._model, item[1])), read, workers, ahead, stop)
             with closing(read), closing(made):
                 for shard, computed in groupby(made, key=itemgetter(0)):
                     tally = _write(job, shard, (some for _, some in computed), watch=watch, stop=stop)
@@ -87,6 +89,18 @@ class LocalEngine:
         """Return how many batches may be read, and how many computed, before one is written."""
         batch = COPIES * batch_rows(job.signature) * job.signature.row_bytes
         return min(max(self._workers + 1, self._memory // (2 * batch)), 4 * self._workers)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads, and wait for them; not where something is raised, for a call to a service may hang."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 Item = tuple[int, pa.RecordBatch | Skipped | DataError | None]
@@ -122,30 +136,43 @@ def _write(
     return part.tally
 
 
-def read_ahead(items: Iterator[T], reader: ThreadPoolExecutor, ahead: int) -> Generator[T]:
-    """Yield items that another thread takes from their iterator, so many of them ahead."""
+def read_ahead(items: Iterator[T], reader: ThreadPoolExecutor, ahead: int, stop: Stop | None = None) -> Generator[T]:
+    """Yield items that another thread takes from their iterator, so many ahead; raises as `in_order` does."""
     end = object()
     waiting = deque(reader.submit(next, items, end) for _ in range(ahead))
     try:
-        while (item := waiting.popleft().result()) is not end:
+        while (item := _result(waiting.popleft(), stop)) is not end:
             waiting.append(reader.submit(next, items, end))
             yield item  # type: ignore[misc]
     finally:
         _cancel(waiting)
 
 
-def in_order(work: Callable[[T], R], items: Iterator[T], workers: ThreadPoolExecutor, ahead: int) -> Generator[R]:
-    """Yield what comes of items, in their order, of which so many are worked at or wait at a time."""
+def in_order(
+    work: Callable[[T], R], items: Iterator[T], workers: ThreadPoolExecutor, ahead: int, stop: Stop | None = None
+) -> Generator[R]:
+    """Yield what comes of items, in their order, of which so many are worked at or wait at a time.
+
+    Raises what the work does, in its turn, and StoppedError where `stop` is set while it waits.
+    """
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
             waiting.append(workers.submit(work, item))
             if len(waiting) >= ahead:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft(), stop)
         while waiting:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft(), stop)
     finally:
         _cancel(waiting)
+
+
+def _result(future: Future[R], stop: Stop | None) -> R:
+    """Return what a future gives; raises StoppedError where `stop` is set before."""
+    while stop is not None and not wait([future], timeout=POLL_S).done:
+        if stop.is_set():
+            raise StoppedError
+    return future.result()
 
 
 def _cancel(waiting: Iterable[Future[Any]]) -> None:

@@ -112,7 +112,7 @@ def batch_rows(signature: Signature) -> int:
 
 
 def output_schema(source: Source, model: Model, task: Task, keep: Sequence[str]) -> pa.Schema:
-    """Return the columns of the output: those that are kept, and the task's; raises ConfigError where both have one.
+    """Return the columns of the output: those that are kept, and the task's; raises ConfigError for one that is twice.
 
     Its metadata say which model it is of.
     """
@@ -120,6 +120,8 @@ def output_schema(source: Source, model: Model, task: Task, keep: Sequence[str])
     taken = [name for name in keep if name in {field.name for field in made}]
     if taken:
         raise ConfigError(f"--keep {taken[0]}: the output has a column of that name; expected another")
+    if twice := [name for name in keep if keep.count(name) > 1]:
+        raise ConfigError(f"--keep {twice[0]}: is given twice; expected each once")
     identity = model.identity
     metadata = {
         "vaeserve.model": identity.name,

@@ -43,7 +43,9 @@ class Meter:
 
     @property
     def share(self) -> float:
-        """Which share is done; of text files the rows are estimated."""
+        """Which share is done: all with the last shard, and before that by rows, which of text files are estimated."""
+        if self.shards_done == self.shards:
+            return 1.0
         return min(1.0, self.counted / max(1, self.expected))
 
     @property
@@ -138,8 +140,12 @@ class Bar(Show):
 
     def moved(self, meter: Meter) -> None:
         """Move the bar."""
-        total = max(meter.expected, meter.counted)
+        total = meter.counted if meter.share == 1.0 else meter.expected
         self._progress.update(self._task, completed=meter.counted, total=total, rate=meter.rows_per_s)
+
+    def told(self, meter: Meter) -> None:
+        """Move it where there are no rows, as in the end."""
+        self.moved(meter)
 
 
 class MetricsFile(Show):

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from vaeserve.errors import ConfigError
-from vaeserve.files import is_url
-from vaeserve.source import Source, open_source
+from vaeserve.files import is_url, would_read
+from vaeserve.source import BUILT_IN, Source, open_source
 from vaeserve_jobs.engine import Engine, Stop, Watch
 from vaeserve_jobs.job import Job, Skipped, output_schema
 from vaeserve_jobs.model import Address, Model
@@ -69,9 +71,7 @@ def run(
         engine_for(model).run(job, shards, watch=watch, stop=stop)
     finally:
         model.close()
-    if order.turn and any(
-        tally is None for tally in read_tallies(store, job.plan, range(len(job.plan.shards))).values()
-    ):
+    if order.turn and any(tally is None for _, tally in read_tallies(store, job.plan, range(len(job.plan.shards)))):
         return None
     return finish(store, job.plan, run=told())
 
@@ -88,6 +88,8 @@ def make_job(order: Order, model: Model) -> Job:
     """Look at the input, and plan."""
     source = typed(open_source(order.input), model)
     source.require(order.keep)
+    # What begins empty may be anything later.
+    source = source.as_text([name for name in order.keep if pa.types.is_null(source.schema.field(name).type)])
     schema = output_schema(source, model, order.task, order.keep)
     plan = make_plan(
         source,
@@ -126,6 +128,8 @@ def typed(source: Source, model: Model) -> Source:
 
 def _refuse_taken(store: Store, order: Order) -> None:
     """Raise ConfigError, before anything is loaded, for an output that isn't free."""
+    if order.input not in BUILT_IN and would_read(order.input, order.out):
+        raise ConfigError(f"--out {order.out}: lies in the input, whose rows it would be; expected a folder elsewhere")
     names = store.names()
     joins = order.resume or order.turn
     if names and not joins:
@@ -156,7 +160,7 @@ def _write_plan(store: Store, plan: Plan) -> None:
 def _shards_to_run(store: Store, plan: Plan, turn: Turn | None) -> list[int]:
     place, processes = turn or (0, 1)
     tallies = read_tallies(store, plan, range(place, len(plan.shards), processes))
-    return [shard for shard, tally in tallies.items() if tally is None]
+    return [shard for shard, tally in tallies if tally is None]
 
 
 def _anywhere(name: str) -> str:

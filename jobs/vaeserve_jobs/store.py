@@ -51,8 +51,8 @@ class Store:
         return self._system.open_input_file(f"{self._path}/{name}")
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes; raises OSError."""
-        with self.open(name) as file:
+        """Return a file's bytes; raises ConfigError, naming it, where it can't be read."""
+        with self.writing(), self.open(name) as file:
             content: bytes = file.read()
         return content
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -16,12 +17,13 @@ from vaeserve.errors import RefusedError
 from vaeserve.manifest import Moments
 from vaeserve.scores import RowStatus
 from vaeserve.tables import READERS
-from vaeserve_jobs import worst
+from vaeserve_jobs.engine import in_order
 from vaeserve_jobs.part import read_tally, take_rows
 from vaeserve_jobs.plan import Plan
 from vaeserve_jobs.sketch import ERROR
 from vaeserve_jobs.store import Store
 from vaeserve_jobs.tally import Drift, Tally
+from vaeserve_jobs.worst import Ranking
 
 PLAN, TOP, SUMMARY, SUCCESS = "_plan.json", "_top.jsonl", "_summary.json", "_SUCCESS"
 
@@ -33,12 +35,14 @@ Summary = dict[str, Any]
 Tallied = tuple[Tally, dict[str, Any]]
 
 
-def read_tallies(store: Store, plan: Plan, shards: Sequence[int]) -> dict[int, Tallied | None]:
-    """Return the tally of each shard, None of those that aren't done."""
+def read_tallies(store: Store, plan: Plan, shards: Sequence[int]) -> Iterator[tuple[int, Tallied | None]]:
+    """Yield each shard with its tally, None of those that aren't done; a few wait at a time, however many there are."""
     with ThreadPoolExecutor(READERS) as readers:
-        return dict(
-            zip(shards, readers.map(lambda shard: read_tally(store, shard, plan.fingerprint), shards), strict=True)
+        read = in_order(
+            lambda shard: (shard, read_tally(store, shard, plan.fingerprint)), iter(shards), readers, READERS
         )
+        with closing(read):
+            yield from read
 
 
 def finish(store: Store, plan: Plan, *, run: dict[str, Any]) -> Summary:
@@ -46,21 +50,30 @@ def finish(store: Store, plan: Plan, *, run: dict[str, Any]) -> Summary:
 
     run: what the summary says of this process. Raises RefusedError, naming them, for shards that aren't done.
     """
-    tallies = read_tallies(store, plan, range(len(plan.shards)))
-    todo = [shard for shard, tally in tallies.items() if tally is None]
-    if todo:
-        named = ", ".join(map(str, todo[:_MOST_NAMED])) + (", ..." if len(todo) > _MOST_NAMED else "")
-        raise RefusedError(f"--out {store.name}: {len(todo)} of {len(tallies)} shards aren't done: {named}")
-    done = [tally for tally in tallies.values() if tally is not None]
-    if limit := plan.task.get("top", 0):
-        store.put_once(TOP, _top(store, [worst for _, worst in done], limit))
-    total = Tally()
-    for tally, _ in done:
-        total.merge(tally)
+    total, ranking = _add_up(store, plan)
+    if ranking.limit:
+        store.put_once(TOP, _top(store, ranking.rows))
     store.put_once(SUMMARY, (json.dumps(_summary(plan, total) | {"run": run}, indent=2) + "\n").encode())
     store.sweep("part-*")
     store.put_once(SUCCESS, b"")
     return read_summary(store)
+
+
+def _add_up(store: Store, plan: Plan) -> tuple[Tally, Ranking]:
+    """Return what was counted of all shards, and their worst rows; raises RefusedError for shards that aren't done."""
+    total, ranking = Tally(), Ranking(plan.task.get("top", 0))
+    todo = []
+    for shard, tallied in read_tallies(store, plan, range(len(plan.shards))):
+        if tallied is None:
+            todo.append(shard)
+            continue
+        tally, worst = tallied
+        total.merge(tally)
+        ranking.add(shard, worst)
+    if todo:
+        named = ", ".join(map(str, todo[:_MOST_NAMED])) + (", ..." if len(todo) > _MOST_NAMED else "")
+        raise RefusedError(f"--out {store.name}: {len(todo)} of {len(plan.shards)} shards aren't done: {named}")
+    return total, ranking
 
 
 def read_summary(store: Store) -> Summary:
@@ -69,9 +82,9 @@ def read_summary(store: Store) -> Summary:
     return said
 
 
-def _top(store: Store, shards: Sequence[dict[str, Any]], limit: int) -> bytes:
-    """Return the worst rows of all, the worst first, as JSON lines."""
-    ranked = list(enumerate(worst.merge(shards, limit)))
+def _top(store: Store, worst: Sequence[tuple[int, int]]) -> bytes:
+    """Return the rows at these (shard, position), in their order, as JSON lines."""
+    ranked = list(enumerate(worst))
     rows: dict[int, dict[str, Any]] = {}
     for shard, some in groupby(sorted(ranked, key=lambda row: row[1]), key=lambda row: row[1][0]):
         places = list(some)

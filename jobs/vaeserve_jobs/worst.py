@@ -1,6 +1,5 @@
 """The rows that score highest, of any number, in bounded memory."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,20 @@ class Worst:
         return {"positions": self.positions.tolist(), "scores": self.scores.tolist()}
 
 
-def merge(shards: Iterable[dict[str, Any]], limit: int) -> list[tuple[int, int]]:
-    """Return the (shard, position) of the `limit` highest of what `Worst` has of each shard, the highest first."""
-    rows = [
-        (-score, shard, position)
-        for shard, worst in enumerate(shards)
-        for score, position in zip(worst["scores"], worst["positions"], strict=True)
-    ]
-    return [(shard, position) for _, shard, position in sorted(rows)[:limit]]
+class Ranking:
+    """The (shard, position) of the `limit` highest rows of all shards, the highest first; of equal ones the first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._rows: list[tuple[float, int, int]] = []
+
+    def add(self, shard: int, worst: dict[str, Any]) -> None:
+        """Take what `Worst` has of a shard."""
+        pairs = zip(worst["scores"], worst["positions"], strict=True)
+        more = [(-score, shard, position) for score, position in pairs]
+        self._rows = sorted([*self._rows, *more])[: self.limit]
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """Those so far."""
+        return [(shard, position) for _, shard, position in self._rows]

@@ -82,6 +82,7 @@ def test_digits_are_images_with_one_class_held_out() -> None:
     ("name", "content", "message"),
     [
         ("none.csv", None, "no such file, folder or built-in data set"),
+        ("n" * 300, None, "File name too long"),
         ("digit", None, "did you mean the built-in digits?"),
         ("rows.xlsx", b"", r"\.xlsx; expected one of \.csv, \.parquet, \.jsonl, \.ndjson, \.npz, \.npy"),
         ("empty.csv", b"", "can't be read as .csv"),
@@ -379,3 +380,13 @@ def test_large_images_come_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(source_module, "IMAGE_BATCH_BYTES", 30)
     np.save(tmp_path / "i.npy", IMAGES)
     assert [batch.num_rows for batch in open_source(str(tmp_path / "i.npy")).batches()] == [2, 2, 1]
+
+
+def test_what_a_folder_says_may_be_read_as_text(tmp_path: Path) -> None:
+    """A folder's whole number is a category too, and a folder without a value still has none."""
+    for value in ("7", "__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / f"shop={value}").mkdir()
+        (tmp_path / f"shop={value}" / "t.csv").write_text("a\n1\n")
+    source = open_source(str(tmp_path))
+    assert source.table()["shop"].to_pylist() == [7, None]
+    assert source.as_text(["shop"]).table()["shop"].to_pylist() == ["7", None]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaeserve_jobs.engine import in_order, read_ahead
+from vaeserve_jobs.engine import StoppedError, in_order, read_ahead
 
 
 @settings(deadline=None)
@@ -53,3 +53,17 @@ def test_a_fault_comes_in_its_turn() -> None:
         assert [next(made) for _ in range(3)] == [2, 3, 6]
         with pytest.raises(ZeroDivisionError):
             next(made)
+
+
+def test_who_waits_is_told_to_stop() -> None:
+    """Neither work nor a reader that never ends keeps it from stopping."""
+    stop, end = threading.Event(), threading.Event()
+    stop.set()
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            with pytest.raises(StoppedError):
+                next(in_order(lambda _: end.wait(), iter(range(4)), pool, 2, stop))
+            with pytest.raises(StoppedError):
+                next(read_ahead(iter(end.wait, None), pool, 2, stop))
+        finally:
+            end.set()

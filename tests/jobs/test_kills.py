@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.jobs.conftest import parts
+from vaeserve.local import serve_locally
 
 KILLS = 20
 ROWS, SHARD_ROWS = 48_000, 1000
@@ -35,13 +36,15 @@ def many_rows(rows_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def start(models: Any, many_rows: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Start a job in a process: `start(out, *flags)`; many samples of noise make its shards last."""
-    flags = ["--bundle", models.bundles["table7"].path, "--keep", "id", "--top", 10, "--top-features", 2]
+    flags = ["--keep", "id", "--top", 10, "--top-features", 2]
     flags += ["--shard-rows", SHARD_ROWS, "--num-samples", 64, "--workers", 2]
 
     processes: list[subprocess.Popen[str]] = []
 
-    def started(out: Path, *more: object) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "vaeserve", "score", many_rows, "--out", out, *flags, *more]
+    def started(out: Path, *more: object, server: str | None = None) -> "subprocess.Popen[str]":
+        bundle = ["--bundle", models.bundles["table7"].path]
+        where = ["--server", server, "--model", "table7"] if server else bundle
+        command = [sys.executable, "-m", "vaeserve", "score", many_rows, "--out", out, *where, *flags, *more]
         processes.append(
             subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
@@ -110,6 +113,24 @@ def test_a_signal_ends_it_cleanly(start: Any, tmp_path: Path, number: signal.Sig
     assert names == ["_plan.json", *(f"part-{shard:05}.parquet" for shard in range(len(names) - 1))]
     assert 3 <= len(names) - 1 < SHARDS
     assert said.splitlines()[-1] == f"stopped: {len(names) - 1} of {SHARDS} shards are done; --resume goes on"
+
+
+def test_a_signal_ends_it_though_the_service_hangs(start: Any, models: Any, tmp_path: Path) -> None:
+    """SIGTERM is obeyed before the 30 s of the calls, or of Kubernetes, are over; resumed it is done as ever."""
+    out = tmp_path / "out"
+    with serve_locally(models.repository, log=tmp_path / "log") as service:
+        process = start(out, server=service.target)
+        wait_for(process, out, 3)
+        service.process.send_signal(signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=25)
+        finally:
+            service.process.send_signal(signal.SIGCONT)
+    assert process.returncode == 143, said
+    assert not list(out.glob(".*"))
+    assert 3 <= len(parts(out)) < SHARDS
+    assert finished(start(out, "--resume", "--json"))["rows"] == ROWS
 
 
 @pytest.mark.slow

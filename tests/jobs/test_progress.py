@@ -78,6 +78,22 @@ def test_rows_of_text_are_an_estimate() -> None:
     assert (run.meter.share, run.meter.seconds_left) == (1.0, 0.0)
 
 
+def test_what_is_done_is_done(tmp_path: Path) -> None:
+    """Once all shards are, all is: where text had fewer rows than were expected, and where nothing was left to do."""
+    screen = io.StringIO()
+    with Bar(Console(file=screen, force_terminal=True, width=120), "score") as bar:
+        run = Run(bar)
+        run.rows(390, seconds=1)
+        assert run.meter.share == 0.975
+        for shard in range(4):
+            run.meter.shard(shard, Tally())
+        run.meter.end()
+    assert (run.meter.share, run.meter.seconds_left) == (1.0, 0.0)
+    assert "100%" in screen.getvalue()
+    Meter(MetricsFile(tmp_path / "job.prom", {"job": "nightly"})).end()
+    assert 'vaeserve_job_done_ratio{job="nightly"} 1.0' in (tmp_path / "job.prom").read_text()
+
+
 def test_metrics_are_a_file_that_prometheus_reads(tmp_path: Path) -> None:
     """The file has what is done so far, in Prometheus' form, and nothing half-written lies beside it."""
     run = Run(MetricsFile(tmp_path / "job.prom", {"job": "nightly"}))

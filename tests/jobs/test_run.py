@@ -1,6 +1,7 @@
 """Jobs from the first look at their input to `_SUCCESS`."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,20 @@ def test_a_job_of_other_things_is_not_resumed(run_job: RunJob, table_file: Path,
         run_job(table_file, source, **SHARDED)
 
 
+def test_an_output_is_none_of_the_inputs_files(run_job: RunJob, table_file: Path, tmp_path: Path) -> None:
+    """An output that the next job would read as rows is refused; not so one beside the input, or passed over."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes(table_file.read_bytes())
+    with pytest.raises(ConfigError, match=r"--out .*in/scores: lies in the input.*; expected a folder elsewhere"):
+        run_job(folder, folder / "scores")
+    with pytest.raises(ConfigError, match="lies in the input"):
+        run_job(f"{folder}/", f"{folder}/day=1/scores", resume=True)
+    assert [path.name for path in folder.iterdir()] == ["a.parquet"]
+    for out in (folder / "_scores", tmp_path / "in-scores"):
+        assert run_job(folder, out)["rows"] == run_job(folder, out, resume=True)["rows"] == ROWS
+
+
 def test_another_model_is_told(run_job: RunJob, models: Any, table_file: Path, tmp_path: Path) -> None:
     """A bundle whose manifest differs in a byte is another model."""
     import shutil
@@ -322,6 +337,38 @@ def test_finish_writes_the_summary_alone(run_job: RunJob, table_file: Path, tmp_
     assert (tmp_path / "out" / "_SUCCESS").exists()
     with pytest.raises(ConfigError, match=r"none: has no _plan.json; expected the output of a job"):
         finish_only(str(tmp_path / "none"))
+
+
+def test_finishing_takes_no_more_memory_for_more_shards(run_job: RunJob, table_rows: Any, tmp_path: Path) -> None:
+    """What was counted of shards is added up as it is read: of 200, whose counts are 1 MiB each, a few are held."""
+    lines = [",".join(f"c{i}" for i in range(7)), *(",".join(f"{value:9.4f}" for value in row) for row in table_rows)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    whole = run_job(tmp_path / "t.csv", tmp_path / "out", task=Score(top=7), shard_rows=25)
+    assert whole["shards"] >= 199
+    for name in ("_SUCCESS", "_summary.json"):
+        (tmp_path / "out" / name).unlink()
+    tracemalloc.start()
+    try:
+        assert finish_only(str(tmp_path / "out")) == whole | {"run": {}}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 80 * 2**20
+
+
+def test_what_cannot_be_read_of_an_output_is_named(run_job: RunJob, table_file: Path, tmp_path: Path) -> None:
+    """Where the plan or the summary can't be read, that is said, whatever asks for it."""
+    out = tmp_path / "out"
+    run_job(table_file, out)
+    (out / "_summary.json").unlink()
+    with pytest.raises(ConfigError, match=r"--out .*_summary\.json"):
+        run_job(table_file, out, resume=True)
+    (out / "_plan.json").unlink()
+    (out / "_plan.json").mkdir()
+    with pytest.raises(ConfigError, match=r"--out .*_plan\.json"):
+        run_job(table_file, out, resume=True)
+    with pytest.raises(ConfigError, match=r"--out .*_plan\.json"):
+        finish_only(str(out))
 
 
 def test_files_that_cannot_be_read_are_all_named_before_anything_is_scored(
@@ -380,6 +427,8 @@ def test_what_does_not_fit_is_named(run_job: RunJob, table_file: Path, tmp_path:
         run_job(table_file, out, keep=["identity"])
     with pytest.raises(ConfigError, match="--keep score: the output has a column of that name"):
         run_job(tmp_path / "clash.parquet", out, keep=["score"])
+    with pytest.raises(ConfigError, match="--keep id: is given twice; expected each once"):
+        run_job(table_file, out, keep=["id", "note", "id"])
     with pytest.raises(InvalidInputError, match="false_positive_rate: 1e-05; .* calibration rows support"):
         run_job(table_file, out, task=Score(ScoreOptions(false_positive_rate=1e-5)))
     address = Address(server=service.target, name="table7")
@@ -395,3 +444,18 @@ def test_a_kept_column_may_be_one_that_the_model_takes(run_job: RunJob, tmp_path
     run_job(tmp_path / "t.csv", tmp_path / "out", keep=["c3"])
     kept = pq.read_table(tmp_path / "out")["c3"].to_pylist()
     assert (kept[0], kept[-1]) == (4, 4.5)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_kept_column_may_begin_empty(run_job: RunJob, tmp_path: Path, form: str) -> None:
+    """A column whose first value comes later than a file's beginning is carried through as text."""
+    rows = [{f"c{i}": 1.5 for i in range(7)} | {"note": None}] * 60_000
+    table = pa.Table.from_pylist([*rows, rows[0] | {"note": "late"}])
+    if form == "csv":
+        pa.csv.write_csv(table, tmp_path / "t.csv")
+    else:
+        (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    run_job(tmp_path / f"t.{form}", tmp_path / "out", keep=["note"])
+    kept = pq.read_table(tmp_path / "out")["note"]
+    assert (kept.type, kept[-1].as_py()) == (pa.string(), "late")
+    assert not any(kept[:-1].to_pylist())
