@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import grpc
@@ -22,7 +22,7 @@ class Tasks:
 
     async def unary(self, method: Method, request: Any, *, timeout: float, metadata: Metadata) -> Any:
         """Make a call and wait for its response; raises grpc.RpcError."""
-        return await method(request, timeout=timeout, metadata=metadata)
+        return await _unless_closed(method(request, timeout=timeout, metadata=metadata))
 
     def start(self, method: Method, request: Any, *, timeout: float, metadata: Metadata) -> "_Call":
         """Make a call without waiting for its response."""
@@ -57,12 +57,26 @@ class Tasks:
         return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
 
+async def _unless_closed(answer: Awaitable[T]) -> T:
+    """Return an answer; raises UsageError, as gRPC does a moment later, where it ends with its channel.
+
+    gRPC then cancels who waits for it, whom nobody asked to stop: a group of tasks would take it for done.
+    """
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise grpc.aio.UsageError("Channel is closed.") from None
+
+
 class _Call:
     def __init__(self, call: Any) -> None:
         self._call = call
 
     async def result(self) -> Any:
-        return await self._call
+        return await _unless_closed(self._call)
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -118,7 +132,7 @@ class _Stream:
 
     async def receive(self, *, seconds: float) -> Any:
         async with asyncio.timeout(seconds):
-            response = await self._call.read()
+            response = await _unless_closed(self._call.read())
         return END if response is grpc.aio.EOF else response
 
     async def finish(self, *, seconds: float) -> None:

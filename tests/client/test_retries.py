@@ -196,6 +196,22 @@ def test_a_service_that_is_slow_is_late(score: Any) -> None:
     assert len(service.times) == 2
 
 
+async def test_calls_end_with_their_client() -> None:
+    """Whose client is closed meanwhile hears of it, alone or joined; none of the tasks counts as cancelled."""
+    over = threading.Event()
+    with served(*[lambda _: late(over)] * 3) as (target, service):
+        client = AsyncClient(target)
+        calls = [client.score("m", ROW, seed=1), client.score("m", ROW), client.score("m", ROW), client.score("m", ROW)]
+        tasks = [asyncio.create_task(call) for call in calls]
+        while len(service.times) < 3:
+            await asyncio.sleep(0.001)
+        await client.close()
+        for task in tasks:
+            with pytest.raises(InvalidInputError, match=f"{target}: Channel is closed.; expected an open client"):
+                await task
+        over.set()
+
+
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), "5"])
 def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
     """What is none is refused as the client is made, and as it calls."""
