@@ -74,10 +74,21 @@ class Ending(VaeServiceServicer):
     def __init__(self, ends: list[Ends]) -> None:
         self.ends = ends
         self.times: list[float] = []
+        self.left: list[float] = []
+        self.asked_s = 0.0
+
+    def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: N802 - the wire's name
+        """Tell of a model with one column, after a while."""
+        self.left.append(context.time_remaining())
+        time.sleep(self.asked_s)
+        spec = pb.TensorSpec(name="numeric", dtype=pb.FLOAT32, shape=[-1, 1])
+        column = pb.Column(name="c", kind="numeric")
+        return pb.GetModelResponse(model=request.model, inputs=[spec], columns=[column], manifest="{}")
 
     def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802 - the wire's name
         """End a call."""
         self.times.append(time.monotonic())
+        self.left.append(context.time_remaining())
         if self.ends:
             self.ends.pop(0)(context)
         rows = request.inputs[0].shape[0]
@@ -194,6 +205,16 @@ def test_a_service_that_is_slow_is_late(score: Any) -> None:
             score(target, timeout=0.5)
         over.set()
     assert len(service.times) == 2
+
+
+def test_all_that_a_call_takes_is_within_its_time() -> None:
+    """What it costs to ask for the signature is taken off the time for the scores."""
+    with served() as (target, service):
+        service.asked_s = 0.5
+        with Client(target) as client:
+            assert len(client.score("m", {"c": [1.0]}, timeout=5)) == 1
+        asked, scored = service.left
+        assert scored < asked - service.asked_s / 2  # for gRPC rounds what is left up
 
 
 async def test_calls_end_with_their_client() -> None:
