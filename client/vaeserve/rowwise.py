@@ -66,6 +66,7 @@ class Rowwise:
         """Return the result for rows; columns are matched by name."""
         if isinstance(rows, np.ndarray | list | tuple):
             return await self.over_arrays(rpc, model, version, {"": array_of(rows)}, deadline)
+        messages.spec(model, version)  # refuses what is no text, by which nothing can be remembered
         return await self._signatures.call(
             model,
             version,
@@ -79,15 +80,16 @@ class Rowwise:
 
         Where they are sent in parts, each has all the time of the deadline.
         """
+        spec = messages.spec(model, version)
         if self._coalescer.takes(inputs):
             form = [(name, array.dtype, array.shape[1:]) for name, array in inputs.items()]
-            send = partial(self._send, rpc, model, version)
+            send = partial(self._send, rpc, spec)
             own: R = await self._coalescer.call((rpc.name, model, version, *form), inputs, send, deadline)
             return own
         rows = rpc.part_rows(inputs)
         if row_count(inputs) <= rows:
             try:
-                return await self._send(rpc, model, version, inputs, deadline)
+                return await self._send(rpc, spec, inputs, deadline)
             except OutOfRangeError:
                 if rpc.streamed or row_count(inputs) < 2:
                     raise
@@ -131,9 +133,8 @@ class Rowwise:
     async def _current(self, model: str, version: str, seconds: float) -> ModelInfo:
         return await self._ask(model, version, Deadline.after(seconds))
 
-    async def _send(self, rpc: Rpc[R], model: str, version: str, inputs: Arrays, deadline: Deadline) -> R:
-        request = rpc.request(messages.spec(model, version), inputs)
-        return rpc.read(await self._calls.unary(rpc.method, request, deadline))
+    async def _send(self, rpc: Rpc[R], spec: pb.ModelSpec, inputs: Arrays, deadline: Deadline) -> R:
+        return rpc.read(await self._calls.unary(rpc.method, rpc.request(spec, inputs), deadline))
 
     async def _streamed(self, rpc: Rpc[Any], model: str, version: str, inputs: Arrays, seconds: float) -> Any:
         rows = inputs.get("", inputs)
