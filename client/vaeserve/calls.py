@@ -1,6 +1,5 @@
 """Calls within a deadline: made again where that is safe, and their failures as our errors."""
 
-import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
@@ -17,6 +16,8 @@ from vaeserve.retries import Retry
 from vaeserve.status import error_of
 from vaeserve.transport import Metadata, Method, Pending, Transport
 
+# Decades, which gRPC's clock can still tell from now.
+_LONGEST_S = 1e9
 # The trailer by which the service's log is searched.
 REQUEST_ID = "x-request-id"
 
@@ -32,8 +33,8 @@ class Deadline:
     @classmethod
     def after(cls, seconds: float) -> Self:
         """Return the deadline that is so far away; raises InvalidInputError for what is no time."""
-        if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
-            raise InvalidInputError(f"timeout: {seconds!r}; expected seconds, more than 0")
+        if not (isinstance(seconds, int | float) and 0 < seconds <= _LONGEST_S):
+            raise InvalidInputError(f"timeout: {seconds!r}; expected seconds, more than 0 and at most {_LONGEST_S:g}")
         return cls(time.monotonic() + seconds, seconds)
 
     @property

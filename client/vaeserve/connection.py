@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ class Connection:
         if self.token is None:
             return
         # Its value is in no message, for messages are logged.
-        if not (self.token.isascii() and self.token.isprintable() and self.token and " " not in self.token):
+        if not (isinstance(self.token, str) and re.fullmatch("[!-~]+", self.token)):
             raise ConfigError("token: not one that can be sent; expected printable ASCII without spaces")
         if self.tls is None and not self.allow_plaintext and not is_local(self.target):
             raise ConfigError(

@@ -25,8 +25,8 @@ R = TypeVar("R", bound=Versioned)
 
 _DEFAULTS = ScoreOptions()
 
-# Asks the service for a model's version, within some seconds.
-Ask = Callable[[str, str, float], Awaitable[ModelInfo]]
+# Asks the service for a model's version, within a deadline.
+Ask = Callable[[str, str, Deadline], Awaitable[ModelInfo]]
 
 # Parts of one input that are under way at once.
 IN_FLIGHT = 4
@@ -62,38 +62,42 @@ class Rowwise:
         self._signatures = Signatures()
         self._ask = ask
 
-    async def over_rows(self, rpc: Rpc[R], model: str, version: str, rows: Rows, *, seconds: float) -> R:
+    async def over_rows(self, rpc: Rpc[R], model: str, version: str, rows: Rows, deadline: Deadline) -> R:
         """Return the result for rows; columns are matched by name."""
         if isinstance(rows, np.ndarray | list | tuple):
-            return await self.over_arrays(rpc, model, version, {"": array_of(rows)}, seconds=seconds)
+            return await self.over_arrays(rpc, model, version, {"": array_of(rows)}, deadline)
+        messages.spec(model, version)  # refuses what is no text, by which nothing can be remembered
         return await self._signatures.call(
             model,
             version,
             rows,
-            send=lambda pinned, inputs: self.over_arrays(rpc, model, pinned, inputs, seconds=seconds),
-            ask=lambda name, asked: self._ask(name, asked, seconds),
+            send=lambda pinned, inputs: self.over_arrays(rpc, model, pinned, inputs, deadline),
+            ask=lambda name, asked: self._ask(name, asked, deadline),
         )
 
-    async def over_arrays(self, rpc: Rpc[R], model: str, version: str, inputs: Arrays, *, seconds: float) -> R:
-        """Return the result for input tensors; the empty name stands for the only one that there is."""
-        deadline = Deadline.after(seconds)
+    async def over_arrays(self, rpc: Rpc[R], model: str, version: str, inputs: Arrays, deadline: Deadline) -> R:
+        """Return the result for input tensors; the empty name stands for the only one that there is.
+
+        Where they are sent in parts, each has all the time of the deadline.
+        """
+        spec = messages.spec(model, version)
         if self._coalescer.takes(inputs):
             form = [(name, array.dtype, array.shape[1:]) for name, array in inputs.items()]
-            send = partial(self._send, rpc, model, version)
+            send = partial(self._send, rpc, spec)
             own: R = await self._coalescer.call((rpc.name, model, version, *form), inputs, send, deadline)
             return own
         rows = rpc.part_rows(inputs)
         if row_count(inputs) <= rows:
             try:
-                return await self._send(rpc, model, version, inputs, deadline)
+                return await self._send(rpc, spec, inputs, deadline)
             except OutOfRangeError:
                 if rpc.streamed or row_count(inputs) < 2:
                     raise
                 rows = row_count(inputs)  # which may give more than an answer can hold
         if rpc.streamed:
-            scores: R = await self._streamed(rpc, model, version, inputs, seconds)
+            scores: R = await self._streamed(rpc, model, version, inputs, deadline.seconds)
             return scores
-        return await self._in_parts(rpc, model, version, inputs, rows, seconds)
+        return await self._in_parts(rpc, model, version, inputs, rows, deadline.seconds)
 
     async def stream(
         self,
@@ -107,7 +111,7 @@ class Rowwise:
         name: Callable[[int], str] = "batches[{}]: ".format,
     ) -> AsyncGenerator[Scores, None]:
         """Yield the scores of each batch of rows."""
-        info = await self._ask(model, version, seconds)
+        info = await self._current(model, version, seconds)
 
         def requests(batch: Rows) -> Iterator[pb.ScoreRequest]:
             spec, inputs = messages.spec(model, info.version), info.signature.inputs_from(batch)
@@ -115,7 +119,7 @@ class Rowwise:
 
         async def renew() -> bool:
             nonlocal info
-            before, info = info, info if version else await self._ask(model, version, seconds)
+            before, info = info, info if version else await self._current(model, version, seconds)
             return info.version != before.version
 
         methods = (rpc.streamed or rpc.method, rpc.method)
@@ -126,9 +130,11 @@ class Rowwise:
             async for scores in scored:
                 yield scores
 
-    async def _send(self, rpc: Rpc[R], model: str, version: str, inputs: Arrays, deadline: Deadline) -> R:
-        request = rpc.request(messages.spec(model, version), inputs)
-        return rpc.read(await self._calls.unary(rpc.method, request, deadline))
+    async def _current(self, model: str, version: str, seconds: float) -> ModelInfo:
+        return await self._ask(model, version, Deadline.after(seconds))
+
+    async def _send(self, rpc: Rpc[R], spec: pb.ModelSpec, inputs: Arrays, deadline: Deadline) -> R:
+        return rpc.read(await self._calls.unary(rpc.method, rpc.request(spec, inputs), deadline))
 
     async def _streamed(self, rpc: Rpc[Any], model: str, version: str, inputs: Arrays, seconds: float) -> Any:
         rows = inputs.get("", inputs)
@@ -138,11 +144,11 @@ class Rowwise:
 
     async def _in_parts(self, rpc: Rpc[R], model: str, version: str, inputs: Arrays, rows: int, seconds: float) -> R:
         """Return the result for parts of so many rows, all by one version; fewer where an answer would be too large."""
-        pinned = version or (await self._ask(model, version, seconds)).version
+        pinned = version or (await self._current(model, version, seconds)).version
         try:
             return await self._pinned_parts(rpc, model, pinned, inputs, rows, seconds)
         except NotFoundError:
-            if pinned == version or (now := (await self._ask(model, version, seconds)).version) == pinned:
+            if pinned == version or (now := (await self._current(model, version, seconds)).version) == pinned:
                 raise
         return await self._pinned_parts(rpc, model, now, inputs, rows, seconds)
 

@@ -100,10 +100,7 @@ class ScoreStream:
         while len(self._sent) < self._in_flight and (part := await parts.next()) is not None:
             self._sent.append(part)
             if self._stream is not None:
-                try:
-                    await self._stream.send(part.request, seconds=self._seconds)
-                except (grpc.RpcError, TimeoutError):  # said again to who waits for an answer
-                    self._close()
+                self._stream.send(part.request)
         return self._sent[0] if self._sent else None
 
     async def _answer(self, part: _Part) -> Any:
@@ -132,7 +129,7 @@ class ScoreStream:
         if self._stream is None:
             self._stream = self._transport.stream(self._streamed, metadata=self._calls.metadata())
             for part in self._sent:
-                await self._stream.send(part.request, seconds=deadline.remaining)
+                self._stream.send(part.request)
         return await self._stream.receive(seconds=deadline.remaining)
 
     async def _judged(self, error: Any, part: _Part, deadline: Deadline, attempt: int) -> Any:

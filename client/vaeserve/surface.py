@@ -77,7 +77,7 @@ class Surface:
         top_features: how many features to name for each row. version: "" for the newest.
         """
         rpc = self._scoring(num_samples, bound, seed, false_positive_rate, top_features)
-        return await self._rowwise.over_rows(rpc, model, version, rows, seconds=self._seconds(timeout))
+        return await self._rowwise.over_rows(rpc, model, version, rows, self._deadline(timeout))
 
     async def score_stream(
         self,
@@ -111,23 +111,22 @@ class Surface:
     async def encode(self, model: str, rows: Rows, *, version: str = "", timeout: float | None = None) -> Encoded:
         """Return each row's posterior; rows as for `score`."""
         rpc = Rpc("Encode", self._stub.Encode, messages.encode_request, messages.read_encoded)
-        return await self._rowwise.over_rows(rpc, model, version, rows, seconds=self._seconds(timeout))
+        return await self._rowwise.over_rows(rpc, model, version, rows, self._deadline(timeout))
 
     async def decode(
         self, model: str, latents: ArrayLike, *, version: str = "", timeout: float | None = None
     ) -> Decoded:
         """Return the reconstructions of `latents` [rows, latent]."""
         rpc = Rpc("Decode", self._stub.Decode, messages.decode_request, messages.read_decoded)
-        return await self._rowwise.over_arrays(
-            rpc, model, version, {"latents": array_of(latents)}, seconds=self._seconds(timeout)
-        )
+        inputs = {"latents": array_of(latents)}
+        return await self._rowwise.over_arrays(rpc, model, version, inputs, self._deadline(timeout))
 
     async def reconstruct(
         self, model: str, rows: Rows, *, version: str = "", timeout: float | None = None
     ) -> Reconstructed:
         """Return the reconstruction at each row's posterior mean; rows as for `score`."""
         rpc = Rpc("Reconstruct", self._stub.Reconstruct, messages.reconstruct_request, messages.read_reconstructed)
-        return await self._rowwise.over_rows(rpc, model, version, rows, seconds=self._seconds(timeout))
+        return await self._rowwise.over_rows(rpc, model, version, rows, self._deadline(timeout))
 
     async def generate(
         self,
@@ -175,8 +174,7 @@ class Surface:
 
     async def model(self, model: str, *, version: str = "", timeout: float | None = None) -> ModelInfo:
         """Return what a model takes, and its manifest."""
-        request = pb.GetModelRequest(model=messages.spec(model, version))
-        return messages.read_model(await self._call(self._stub.GetModel, request, timeout))
+        return await self._ask(model, version, self._deadline(timeout))
 
     async def health(self, name: str = "", *, timeout: float | None = None) -> bool:
         """Tell whether the service as a whole, or the model `name`, serves now; nothing is tried again."""
@@ -187,8 +185,9 @@ class Surface:
     async def _call(self, method: Method, request: Any, timeout: float | None) -> Any:
         return await self._calls.unary(method, request, self._deadline(timeout))
 
-    async def _ask(self, model: str, version: str, seconds: float) -> ModelInfo:
-        return await self.model(model, version=version, timeout=seconds)
+    async def _ask(self, model: str, version: str, deadline: Deadline) -> ModelInfo:
+        request = pb.GetModelRequest(model=messages.spec(model, version))
+        return messages.read_model(await self._calls.unary(self._stub.GetModel, request, deadline))
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout

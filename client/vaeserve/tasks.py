@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 import grpc
@@ -22,7 +22,7 @@ class Tasks:
 
     async def unary(self, method: Method, request: Any, *, timeout: float, metadata: Metadata) -> Any:
         """Make a call and wait for its response; raises grpc.RpcError."""
-        return await method(request, timeout=timeout, metadata=metadata)
+        return await _unless_closed(method(request, timeout=timeout, metadata=metadata))
 
     def start(self, method: Method, request: Any, *, timeout: float, metadata: Metadata) -> "_Call":
         """Make a call without waiting for its response."""
@@ -30,7 +30,7 @@ class Tasks:
 
     def stream(self, method: Method, *, metadata: Metadata) -> "_Stream":
         """Open a stream."""
-        return _Stream(method(metadata=metadata))
+        return _Stream(method, metadata)
 
     def signal(self) -> "_Signal":
         """Return a new signal."""
@@ -57,12 +57,26 @@ class Tasks:
         return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
 
+async def _unless_closed(answer: Awaitable[T]) -> T:
+    """Return an answer; raises UsageError, as gRPC does a moment later, where it ends with its channel.
+
+    gRPC then cancels who waits for it, whom nobody asked to stop: a group of tasks would take it for done.
+    """
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise grpc.aio.UsageError("Channel is closed.") from None
+
+
 class _Call:
     def __init__(self, call: Any) -> None:
         self._call = call
 
     async def result(self) -> Any:
-        return await self._call
+        return await _unless_closed(self._call)
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -100,25 +114,31 @@ def _answer(future: "asyncio.Future[bool]", answer: bool) -> None:
 
 
 class _Stream:
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    """A stream whose requests gRPC takes from a queue.
 
-    async def send(self, request: Any, *, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._call.write(request)
-        except asyncio.InvalidStateError:  # it has ended; how, is said to who reads
-            await self._call.read()
+    Who waited to send would read no answers meanwhile, and a service whose answers aren't read takes no requests.
+    """
+
+    def __init__(self, method: Method, metadata: Metadata) -> None:
+        self._requests: asyncio.Queue[Any] = asyncio.Queue()
+        self._call = method(self._until_end(), metadata=metadata)
+
+    async def _until_end(self) -> AsyncIterator[Any]:
+        while (request := await self._requests.get()) is not END:
+            yield request
+
+    def send(self, request: Any) -> None:
+        self._requests.put_nowait(request)
 
     async def receive(self, *, seconds: float) -> Any:
         async with asyncio.timeout(seconds):
-            response = await self._call.read()
+            response = await _unless_closed(self._call.read())
         return END if response is grpc.aio.EOF else response
 
     async def finish(self, *, seconds: float) -> None:
-        with contextlib.suppress(asyncio.InvalidStateError):  # it has ended
-            await self._call.done_writing()
+        self._requests.put_nowait(END)
         await self.receive(seconds=seconds)
 
     def cancel(self) -> None:
+        self._requests.put_nowait(END)
         self._call.cancel()

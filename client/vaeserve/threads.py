@@ -111,8 +111,7 @@ class _Stream:
         self._over = threading.Event()
         self._watch: threading.Thread | None = None
 
-    async def send(self, request: Any, *, seconds: float) -> None:
-        del seconds  # the queue takes it at once; how many there are in it, the sender bounds
+    def send(self, request: Any) -> None:
         self._requests.put(request)
 
     async def receive(self, *, seconds: float) -> Any:

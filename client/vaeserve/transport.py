@@ -45,16 +45,16 @@ class Pending(Protocol):
 class Stream(Protocol):
     """An open stream of requests and their responses."""
 
-    async def send(self, request: Any, *, seconds: float) -> None:
-        """Send a request; raises grpc.RpcError, and TimeoutError where it isn't taken in that time."""
+    def send(self, request: Any) -> None:
+        """Have a request sent once there is room; how many wait for it, the sender bounds."""
         ...
 
     async def receive(self, *, seconds: float) -> Any:
-        """Wait for the next response, `END` where there is none to come; raises as `send` does."""
+        """Wait for the next response, `END` where there is none to come; raises grpc.RpcError and TimeoutError."""
         ...
 
     async def finish(self, *, seconds: float) -> None:
-        """Say that no request follows, and wait for the end; raises as `send` does."""
+        """Say that no request follows, and wait for the end; raises as `receive` does."""
         ...
 
     def cancel(self) -> None:

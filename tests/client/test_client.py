@@ -204,6 +204,9 @@ def test_what_is_no_call_is_refused_before_it_is_sent(service: LocalService) -> 
     client = Client(service.target)
     with pytest.raises(InvalidInputError, match="expected text"):
         client.score("\udcff", np.zeros((1, 7)))
+    for rows in (np.zeros((1, 7)), {"c0": [0.0]}):
+        with pytest.raises(InvalidInputError, match=r"model: \['table7'\], version ''; expected text"):
+            client.score(["table7"], rows)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="expected an array of numbers"):
         client.decode("table7", [[1.0], [2.0, 3.0]])
     with pytest.raises(InvalidInputError, match="expected Bound.ELBO or Bound.IWAE"):

@@ -164,9 +164,9 @@ def test_a_token_is_shown_to_nobody(tmp_path: Path) -> None:
     """It is in no repr and no error, whatever is wrong with it."""
     connection = Connection("localhost:1", token=TOKEN)
     assert TOKEN not in repr(connection)
-    for bad in (f"{TOKEN}\n", f"{TOKEN} x", f"{TOKEN}é", ""):
+    for bad in (f"{TOKEN}\n", f"{TOKEN} x", f"{TOKEN}é", "", TOKEN.encode()):
         with pytest.raises(ConfigError, match="token: not one that can be sent; expected printable ASCII") as refused:
-            Client("localhost:1", token=bad)
+            Client("localhost:1", token=bad)  # type: ignore[arg-type]
         assert TOKEN not in str(refused.value)
     with Client("localhost:1", token=TOKEN) as client:
         assert TOKEN not in repr(client)

@@ -74,10 +74,21 @@ class Ending(VaeServiceServicer):
     def __init__(self, ends: list[Ends]) -> None:
         self.ends = ends
         self.times: list[float] = []
+        self.left: list[float] = []
+        self.asked_s = 0.0
+
+    def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: N802 - the wire's name
+        """Tell of a model with one column, after a while."""
+        self.left.append(context.time_remaining())
+        time.sleep(self.asked_s)
+        spec = pb.TensorSpec(name="numeric", dtype=pb.FLOAT32, shape=[-1, 1])
+        column = pb.Column(name="c", kind="numeric")
+        return pb.GetModelResponse(model=request.model, inputs=[spec], columns=[column], manifest="{}")
 
     def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802 - the wire's name
         """End a call."""
         self.times.append(time.monotonic())
+        self.left.append(context.time_remaining())
         if self.ends:
             self.ends.pop(0)(context)
         rows = request.inputs[0].shape[0]
@@ -196,7 +207,33 @@ def test_a_service_that_is_slow_is_late(score: Any) -> None:
     assert len(service.times) == 2
 
 
-@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), "5"])
+def test_all_that_a_call_takes_is_within_its_time() -> None:
+    """What it costs to ask for the signature is taken off the time for the scores."""
+    with served() as (target, service):
+        service.asked_s = 0.5
+        with Client(target) as client:
+            assert len(client.score("m", {"c": [1.0]}, timeout=5)) == 1
+        asked, scored = service.left
+        assert scored < asked - service.asked_s / 2  # for gRPC rounds what is left up
+
+
+async def test_calls_end_with_their_client() -> None:
+    """Whose client is closed meanwhile hears of it, alone or joined; none of the tasks counts as cancelled."""
+    over = threading.Event()
+    with served(*[lambda _: late(over)] * 3) as (target, service):
+        client = AsyncClient(target)
+        calls = [client.score("m", ROW, seed=1), client.score("m", ROW), client.score("m", ROW), client.score("m", ROW)]
+        tasks = [asyncio.create_task(call) for call in calls]
+        while len(service.times) < 3:
+            await asyncio.sleep(0.001)
+        await client.close()
+        for task in tasks:
+            with pytest.raises(InvalidInputError, match=f"{target}: Channel is closed.; expected an open client"):
+                await task
+        over.set()
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), 1e10, "5"])
 def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
     """What is none is refused as the client is made, and as it calls."""
     with pytest.raises(InvalidInputError, match="timeout: .*; expected seconds, more than 0"):

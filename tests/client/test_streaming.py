@@ -54,6 +54,14 @@ def small(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loc
         yield service
 
 
+@pytest.fixture(scope="module")
+def tight(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    """A service that has two requests of a stream under way."""
+    options = ["--set", 'repository.models=["table7"]', "--set", "limits.stream_requests=2"]
+    with serve_locally(models.repository, log=tmp_path_factory.mktemp("tight") / "log", options=options) as service:
+        yield service
+
+
 def test_answers_that_are_too_large_come_in_parts(small: LocalService, client: Client, rows_of: Any) -> None:
     """What the service refuses for the size of its answer is asked for in parts; what is too large anyway is told."""
     latents = client.encode("conv", rows_of("conv", 200)).mean
@@ -66,6 +74,17 @@ def test_answers_that_are_too_large_come_in_parts(small: LocalService, client: C
             other.score("table7", np.zeros((5000, 7), np.float32), num_samples=1000)
         with pytest.raises(InvalidInputError, match="numeric: 6 columns, the model takes 7"):
             other.score("table7", np.zeros((5000, 6), np.float32))
+
+
+async def test_more_may_be_sent_ahead_than_the_service_takes(tight: LocalService, rows_of: Any) -> None:
+    """A service that reads on only as its answers are read is sent them all, by both clients."""
+    batches = [rows_of("table7", 4000)] * 200
+    with Client(tight.target) as client:
+        expected = client.score("table7", batches[0]).score.tobytes()
+        assert sum(len(scores) for scores in client.score_stream("table7", batches, in_flight=200)) == 200 * 4000
+    async with AsyncClient(tight.target, timeout=10) as other:
+        async for scores in other.score_stream("table7", batches, in_flight=200):
+            assert scores.score.tobytes() == expected
 
 
 def test_a_stream_of_batches_is_scored_in_order(client: Client, rows_of: Any) -> None:
