@@ -5,6 +5,7 @@ with Client("localhost:8001") as client:
     rows[scores.anomalous]
 """
 
+import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
@@ -14,6 +15,7 @@ import grpc
 import grpc.aio
 
 from vaeserve.connection import Connection, Tls
+from vaeserve.errors import InvalidInputError
 from vaeserve.surface import Surface
 from vaeserve.tasks import Tasks
 from vaeserve.threads import Threads
@@ -26,9 +28,10 @@ COALESCE_MS = 5.0
 
 
 class AsyncClient(Surface):
-    """The client for asyncio; close it, or use it as an async context manager. The tasks of one loop may share one.
+    """The client for asyncio; close it, or use it as an async context manager.
 
-    The arguments are those of `Client`.
+    It is made within a running event loop, whose tasks may share it; InvalidInputError elsewhere, for gRPC binds it to the
+    loop that it is made in. The arguments are those of `Client`.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class AsyncClient(Surface):
         coalesce_ms: float = COALESCE_MS,
         retry: bool = True,
     ) -> None:
+        _refuse_no_loop()
         connection = Connection.given(target, tls, token, allow_plaintext=allow_plaintext)
         credentials = connection.credentials()
         if credentials is None:
@@ -68,6 +72,13 @@ class AsyncClient(Surface):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _refuse_no_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidInputError("AsyncClient: made where no event loop runs; expected inside a coroutine") from None
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -87,6 +87,8 @@ def finish_only(out: str) -> Summary:
 def make_job(order: Order, model: Model) -> Job:
     """Look at the input, and plan."""
     source = typed(open_source(order.input), model)
+    if order.skip_bad_files and source.is_images:  # are read many at a time: good ones would go with a bad one
+        raise ConfigError(f"--skip-bad-files: {order.input} is of images; expected a table")
     source.require(order.keep)
     # What begins empty may be anything later.
     source = source.as_text([name for name in order.keep if pa.types.is_null(source.schema.field(name).type)])

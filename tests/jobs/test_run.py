@@ -434,6 +434,8 @@ def test_what_does_not_fit_is_named(run_job: RunJob, table_file: Path, tmp_path:
     address = Address(server=service.target, name="table7")
     with pytest.raises(InvalidInputError, match="false_positive_rate: 1e-05"):
         run_job(table_file, out, task=Score(ScoreOptions(false_positive_rate=1e-5)), address=address)
+    with pytest.raises(ConfigError, match="--skip-bad-files: digits is of images; expected a table"):
+        run_job("digits", out, skip_bad_files=True)
     assert not out.exists()
 
 
