@@ -17,6 +17,7 @@ from vaeserve_training.config import TrainConfig
 from vaeserve_training.data import Arrays, Dataset, split
 from vaeserve_training.report.of_run import Modules, subject_of
 from vaeserve_training.report.report import report
+from vaeserve_training.report.shown import show
 from vaeserve_training.report.subject import MOST_ROWS
 from vaeserve_training.run import Run, write_run
 from vaeserve_training.train import train
@@ -81,6 +82,22 @@ def test_labels_add_detection_and_colours(tmp_path: Path) -> None:
     assert "detection" in [section.anchor for section in page.sections]
     assert f"AUROC {run.record.test['auroc']:.3f}" in page.html()
     check(page.html())
+
+
+def test_labelled_anomalies_make_no_dimension_active(tmp_path: Path) -> None:
+    """Where anomalous rows lie far out, activity and KL are the normal rows', as the run's own figures have them."""
+    dataset = labelled(numbers(300, 5))
+    dataset.arrays["numeric"][::5] *= 30
+    sections = EDGES["collapsed"][1] | {"model": {"latent_dim": 3, "hidden": (7,), "prior": "standard_normal"}}
+    subject = subject_of(trained(tmp_path / "run", dataset, **sections))
+    shown = show(subject)
+    assert shown is not None
+    assert shown.latents.active.sum() > subject.held_out["active_units"]
+    assert shown.usual_latents.active.sum() == subject.held_out["active_units"]
+    assert shown.usual_latents.kl.sum() == pytest.approx(subject.held_out["kl"], rel=0.01, abs=1e-4)
+    html = report(subject).html()
+    assert f">{subject.held_out['active_units']:.0f} of 3 active<" in html
+    assert f"{shown.usual_latents.kl.sum():.4g} nats in all, a mean over" in html
 
 
 EDGES: dict[str, tuple[Dataset, dict[str, Any]]] = {
