@@ -33,8 +33,8 @@ def dimensions(shown: Shown) -> Section:
     }
     hidden = len(latents.kl) - draw_latents.MOST_BARS
     caption = (
-        "A dimension is active if its mean has a variance of more than 0.01 over rows (Burda et al., 2016). The longer a "
-        "bar, the more nats of a row pass through that dimension."
+        "A dimension is active if its mean has a variance of more than 0.01 over rows (Burda et al., 2016). The longer "
+        "a bar, the more nats of a row pass through that dimension."
         + (" Both are of the normal rows." if shown.anomalous is not None and shown.normal.any() else "")
         + (f" The {draw_latents.MOST_BARS} largest; {hidden:,} more are not drawn." if hidden > 0 else "")
     )
@@ -84,7 +84,9 @@ def space(shown: Shown) -> Section:
 
 def reconstructions(subject: Subject, shown: Shown) -> Section:
     """Show rows beside what the decoder makes of them."""
-    lead = "A row goes in, what the model makes of it comes out. Normal rows should come back; rows unlike them, less well."
+    lead = (
+        "A row goes in, what the model makes of it comes out. Normal rows should come back, rows unlike them less well."
+    )
     if not subject.signature.columns:
         return Section("reconstructions", "Reconstructions", lead, (_image_reconstructions(subject, shown),))
     return Section("reconstructions", "Reconstructions", lead, tuple(_table_reconstructions(subject, shown)))

@@ -159,10 +159,10 @@ def _limits(subject: Subject) -> Table:
         ("P-values", f"Hold on average over calibrations, for rows exchangeable with the {subject.calibration.rows:,} "
          f"that calibrated; no rate below {rate:.2g} is supported."),
         ("Features", "Their shares of a score are where a row is badly explained, not what caused it."),
-        ("Scores", "Of this model alone: a row's scores by two models don't compare, its p-values do. Models compare by "
-         "their mean bounds on the same rows, where their nats are of the same values."),
-        ("Samples", "Show what the decoder learned. They are no substitute for data, and nothing proves that none is like "
-         "a row that it was trained on."),
+        ("Scores", "Of this model alone: a row's scores by two models don't compare, its p-values do. Models compare "
+         "by their mean bounds on the same rows, where their nats are of the same values."),
+        ("Samples", "Show what the decoder learned. They are no substitute for data, and nothing proves that none is "
+         "like a row that it was trained on."),
     )  # fmt: skip
     return Table("Limits of use", ("of", "what to know"), limits)
 
