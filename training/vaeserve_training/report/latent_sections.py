@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_latents, draw_rows
 from vaeserve_training.report.decoding import SPAN, STEPS, Scale, Way, along, between, far_apart, samples
-from vaeserve_training.report.latents import most_active, principal
+from vaeserve_training.report.latents import Latents, most_active, principal
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
@@ -168,8 +168,7 @@ def interpolations(subject: Subject, shown: Shown | None) -> Section:
         "rows lies something like both, not a jump nor noise."
     )
     ways = between(subject.model, _ends(subject, shown))
-    order = shown.usual_latents.by_activity[:WAYS].tolist() if shown else [*range(min(WAYS, subject.model.latent_dim))]
-    axes = along(subject.model, order)
+    axes = along(subject.model, _used(subject, shown)[:WAYS].tolist())
     parts: list[Part] = []
     if ways:
         caption = "From one row's latents to another's; " + (
@@ -178,13 +177,21 @@ def interpolations(subject: Subject, shown: Shown | None) -> Section:
         parts.append(
             _walked(subject, shown, ways, "Between rows", caption, key="between", label="from one row to the other")
         )
-    kind = "most active" if shown else "first"
     caption = (
-        f"One of the {kind} dimensions goes from {-SPAN:g} to {SPAN:g}, where the prior has nearly all its mass, while "
-        "the others stay at 0. What changes is what the dimension stands for."
+        f"One of the most active dimensions goes from {-SPAN:g} to {SPAN:g}, where the prior has nearly all its mass, "
+        "while the others stay at 0. What changes is what the dimension stands for."
     )
     parts.append(_walked(subject, shown, axes, "Along latent axes", caption, key="along", label="latent"))
     return Section("interpolations", "Interpolations", lead, tuple(parts))
+
+
+def _used(subject: Subject, shown: Shown | None) -> NDArray[np.intp]:
+    """Return the dimensions, the most active first; without rows by what the encoder makes of the decoder's samples."""
+    if shown:
+        return shown.usual_latents.by_activity
+    outputs = samples(subject.model, SAMPLES)
+    posterior = subject.model.encode({entry.name: outputs[entry.name] for entry in subject.signature.inputs})
+    return Latents(posterior["mean"].astype(np.float64), posterior["log_variance"].astype(np.float64)).by_activity
 
 
 def _ends(subject: Subject, shown: Shown | None) -> NDArray[np.float32]:
