@@ -103,7 +103,7 @@ def train(
     ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same machine: same bits.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed training stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed training stopped, if it did.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a variational autoencoder on a table or on images."""

@@ -12,6 +12,8 @@ from tests.deploy.wiring import Faults, encryption, peers, ports, probes, routes
 from vaeserve.cli import app
 
 GPU = "nvidia.com/gpu"
+# Seconds between two questions of a gRPC client to DNS, at least.
+RESOLVING = 30
 # How many times its size a request takes while it is read (docs/settings.md).
 READING = 17
 # What a user makes: claims and secrets that no folder here has.
@@ -110,6 +112,8 @@ def rollouts(manifests: Sequence[Manifest]) -> Faults:
         spec = pod.owner["spec"]
         if spec["strategy"]["rollingUpdate"]["maxUnavailable"] != 0:
             yield f"{pod}: a rollout takes replicas away first"
+        if spec.get("minReadySeconds", 0) < RESOLVING:
+            yield f"{pod}: others make way for it before clients have heard of it"
         scaled = of_kind(manifests, "HorizontalPodAutoscaler", "ScaledObject")
         if ("replicas" in spec) is bool(scaled):
             yield f"{pod}: its number of replicas is {'also' if scaled else 'not'} said"

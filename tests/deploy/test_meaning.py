@@ -83,6 +83,7 @@ FAULTS = [
     Fault("kserve", "InferenceService/fraud", "spec.predictor.terminationGracePeriodSeconds", 35, "killed after 35 s"),
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.lifecycle", GONE, "expected a preStop sleep"),
     Fault("cpu", "Deployment/vaeserve", "spec.strategy.rollingUpdate.maxUnavailable", 1, "takes replicas away"),
+    Fault("cpu", "Deployment/vaeserve", "spec.minReadySeconds", GONE, "before clients have heard of it"),
     Fault("cpu", "Deployment/vaeserve", "spec.replicas", 2, "also said"),
     Fault("base", "Deployment/vaeserve", "spec.replicas", GONE, "not said"),
     Fault("base", "Deployment/vaeserve", "spec.replicas", 1, "lets 1 of 1 go"),

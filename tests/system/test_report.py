@@ -73,7 +73,7 @@ def test_what_cannot_be_reported_is_said_in_a_line(models: Any, tmp_path: Path) 
     (tmp_path / "rows.csv").write_text("a\n1\n")
     for arguments, said in (
         ([tmp_path / "mine"], "not a run"),
-        ([run, "--out", tmp_path / "mine"], "isn't a report"),
+        ([run, "--out", tmp_path / "mine"], "isn't a page that vaeserve wrote"),
         ([run, "--out", tmp_path / "new", "--data", tmp_path / "rows.csv"], "column"),
         ([run, "--out", tmp_path / "new", "--label", "a"], "expected --data"),
     ):

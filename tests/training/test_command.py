@@ -81,6 +81,25 @@ def call_here(table: Path, out: Path, *, seed: int = 1, preset: str = "default",
     return " ".join(said.getvalue().split())
 
 
+def test_a_finished_training_is_not_done_again(table: Path, run: Path, tmp_path: Path) -> None:
+    """To resume what is finished says what it came to, writes nothing, and refuses what would be another run."""
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.iterdir()}
+    assert "finished before, and left as it is" in call_here(table, run, resume=True)
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("".join(table.read_text().splitlines(keepends=True)[:200]))
+    others: dict[str, dict[str, Any]] = {"seed": {"seed": 2}, "settings": {"settings": {"objective.beta": 0.5}}}
+    for of, given in others.items():
+        with pytest.raises(
+            RunError, match=f"run: a finished training, and the {of} changed since; choose another --out"
+        ):
+            call_here(table, run, resume=True, **given)
+    with pytest.raises(RunError, match="run: a finished training, and the data changed since"):
+        call_here(fewer, run, resume=True)
+    with pytest.raises(RunError, match="exists already"):
+        call_here(table, run)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.iterdir()} == before
+
+
 def weights(run: Path) -> bytes:
     """Return the bytes of a run's weights."""
     return (run / "weights.safetensors").read_bytes()

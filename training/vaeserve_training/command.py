@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vaeserve.config import load, parse_overrides
-from vaeserve.errors import ConfigError
+from vaeserve.errors import ConfigError, RunError
 from vaeserve.progress import progress_bar
 from vaeserve.source import open_source
 from vaeserve_training.checkpoint import Checkpoints
@@ -44,10 +44,15 @@ def train(
     console: Console,
     as_json: bool,
 ) -> None:
-    """Train on `data` and write the run to `out`. Raises as what it calls does, before anything is written."""
+    """Train on `data` and write the run to `out`. Raises as what it calls does, before anything is written.
+
+    To `resume` what is finished does nothing: who starts this again can't always know how far it came.
+    """
     # What can be refused in a moment is, before what takes minutes.
     settings = settings_of(preset, config, overrides, kinds)
-    refuse_target(out)
+    finished = resume and (out / "run.json").exists()
+    if not finished:
+        refuse_target(out)
     Checkpoints.refuse(out, resume=resume)
     pick_device(device)
     leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one speaks and writes
@@ -62,7 +67,14 @@ def train(
     )
     parts = split(dataset, settings.data, seed=seed)
     _say_data(dataset, console)
-    settings.resolve(dataset.signature, rows=len(parts.train))  # refuses what isn't for such rows
+    resolved = settings.resolve(dataset.signature, rows=len(parts.train))  # refuses what isn't for such rows
+    if finished:
+        run = Run.open(out)
+        _refuse_another(run, dataset, resolved, seed=seed)
+        Checkpoints.beside(out, {}).remove()  # if it was killed after all but that
+        console.print(f"{escape(str(out))}: finished before, and left as it is")
+        _say(run, (), console, as_json=as_json)
+        return
     labels = None if dataset.anomalous is None else hashlib.sha256(dataset.anomalous.tobytes()).hexdigest()
     identity = {"data": [dataset.sha256(), labels], "settings": _lasting(settings), "seed": seed}
     checkpoints = Checkpoints.beside(out, identity)
@@ -80,12 +92,7 @@ def train(
         return
     run = write_run(out, trained, dataset=dataset, split=parts, seed=seed)
     checkpoints.remove()
-    for warning in trained.warnings:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
-    if as_json:
-        print(json.dumps({"run": str(out), **run.record.test, "warnings": trained.warnings}))
-    else:
-        _say_run(run, console)
+    _say(run, trained.warnings, console, as_json=as_json)
 
 
 def report(path: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console) -> None:
@@ -151,6 +158,21 @@ def _lasting(settings: TrainConfig) -> dict[str, dict[str, object]]:
     return sections
 
 
+def _refuse_another(run: Run, dataset: Dataset, settings: TrainConfig, *, seed: int) -> None:
+    """Raise RunError if a finished run is of other data, settings or another seed."""
+    record = run.record
+    identity = {
+        "data": (record.data_sha256, dataset.sha256()),
+        "settings": (_lasting(TrainConfig.model_validate(record.config)), _lasting(settings)),
+        "seed": (record.seed, seed),
+    }
+    for name, (before, now) in identity.items():
+        if before != now:
+            raise RunError(
+                f"{run.path}: a finished training, and the {name} changed since; choose another --out, or remove it"
+            )
+
+
 def _preset(name: str) -> Mapping[str, Mapping[str, object]]:
     for preset, settings in PRESETS.items():
         if preset == name:
@@ -192,7 +214,12 @@ def _some(names: Sequence[str], most: int = 8) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
-def _say_run(run: Run, console: Console) -> None:
+def _say(run: Run, warnings: Sequence[str], console: Console, *, as_json: bool) -> None:
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if as_json:
+        print(json.dumps({"run": str(run.path), **run.record.test, "warnings": list(warnings)}))
+        return
     record = run.record
     parts = ", ".join(f"{rows} {part}" for part, rows in record.rows.items())
     console.print(f"rows: {parts}; best at step {record.best['step']:g}")

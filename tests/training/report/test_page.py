@@ -62,7 +62,7 @@ def test_what_is_no_report_is_refused_and_left_alone(tmp_path: Path, what: str) 
         out.mkdir()
         (out / ("mine" if what == "folder" else FILE)).write_bytes(b"\xff\xfe" if what == "binary" else b"mine")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(OperatorError, match="out: exists, and isn't a report; choose another --out"):
+    with pytest.raises(OperatorError, match="out: exists, and isn't a page that vaeserve wrote; choose another --out"):
         write(page("one"), out)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 

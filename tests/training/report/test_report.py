@@ -1,6 +1,7 @@
 """A report of every kind of run."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vaeserve_training.config import TrainConfig
 from vaeserve_training.data import Arrays, Dataset, split
 from vaeserve_training.report.of_run import Modules, subject_of
 from vaeserve_training.report.report import report
+from vaeserve_training.report.shown import show
 from vaeserve_training.report.subject import MOST_ROWS
 from vaeserve_training.run import Run, write_run
 from vaeserve_training.train import train
@@ -81,6 +83,49 @@ def test_labels_add_detection_and_colours(tmp_path: Path) -> None:
     assert "detection" in [section.anchor for section in page.sections]
     assert f"AUROC {run.record.test['auroc']:.3f}" in page.html()
     check(page.html())
+
+
+def test_labelled_anomalies_make_no_dimension_active(tmp_path: Path) -> None:
+    """Where anomalous rows lie far out, activity and KL are the normal rows', as the run's own figures have them."""
+    dataset = labelled(numbers(300, 5))
+    dataset.arrays["numeric"][::5] *= 30
+    sections = EDGES["collapsed"][1] | {"model": {"latent_dim": 3, "hidden": (7,), "prior": "standard_normal"}}
+    subject = subject_of(trained(tmp_path / "run", dataset, **sections))
+    shown = show(subject)
+    assert shown is not None
+    assert shown.latents.active.sum() > subject.held_out["active_units"]
+    assert shown.usual_latents.active.sum() == subject.held_out["active_units"]
+    assert shown.usual_latents.kl.sum() == pytest.approx(subject.held_out["kl"], rel=0.01, abs=1e-4)
+    html = report(subject).html()
+    assert f">{subject.held_out['active_units']:.0f} of 3 active<" in html
+    assert f"{shown.usual_latents.kl.sum():.4g} nats in all, a mean over" in html
+
+
+class OneUsed:
+    """A model of seven columns of which only the last latent dimension says anything."""
+
+    latent_dim = 5
+
+    def encode(self, inputs: Arrays) -> Arrays:
+        """Return the first column as the mean of the last dimension."""
+        mean = np.zeros((len(inputs["numeric"]), self.latent_dim), np.float32)
+        mean[:, -1] = inputs["numeric"][:, 0]
+        return {"mean": mean, "log_variance": np.zeros_like(mean)}
+
+    def decode(self, z: NDArray[np.float32]) -> Arrays:
+        """Return the last dimension as every column."""
+        return {"numeric": np.repeat(z[:, -1:], 7, axis=1)}
+
+    def score(self, inputs: Arrays) -> Arrays:
+        """Score nothing, for there are no rows."""
+        raise AssertionError(inputs)
+
+
+def test_without_rows_the_axes_are_those_that_are_used(models: Any) -> None:
+    """A page that has no rows walks along the dimensions that the decoder's samples have a trace of."""
+    page = report(replace(subject_of(models.runs["table7"]), model=OneUsed(), rows=None))
+    (first,) = [picture for picture in page.pictures() if picture.name == "along-0"]
+    assert first.alt.startswith("z4: ")
 
 
 EDGES: dict[str, tuple[Dataset, dict[str, Any]]] = {

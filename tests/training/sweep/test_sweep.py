@@ -207,10 +207,14 @@ def command(out: Path, *flags: str) -> list[str]:
     ]  # fmt: skip
 
 
-def stopped(arguments: list[str], ready: Callable[[], bool], sent: signal.Signals) -> int:
-    """Start a command and send it a signal when `ready`; return how it ended."""
-    null = subprocess.DEVNULL
-    with subprocess.Popen(arguments, stdout=null, stderr=null, env=ENVIRONMENT, start_new_session=True) as process:
+def stopped(arguments: list[str], ready: Callable[[], bool], sent: signal.Signals, *, log: Path) -> int:
+    """Start a command and send it a signal when `ready`; return how it ended. What it says is in `log`."""
+    with (
+        log.open("wb") as said,
+        subprocess.Popen(
+            arguments, stdout=subprocess.DEVNULL, stderr=said, env=ENVIRONMENT, start_new_session=True
+        ) as process,
+    ):
         deadline = time.monotonic() + 240
         while process.poll() is None and not ready():
             assert time.monotonic() < deadline
@@ -234,15 +238,16 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     assert "balanced: beta 1\n" in undisturbed.stderr
     checkpoint = out / "runs" / "beta-1.training" / "checkpoint.pt"
     flags = ["--resume"]
-    assert stopped(command(out, *flags), checkpoint.exists, signal.SIGTERM) == -signal.SIGTERM
+    log = tmp_path / "log"
+    assert stopped(command(out, *flags), checkpoint.exists, signal.SIGTERM, log=log) == -signal.SIGTERM
     assert checkpoint.exists()
     seen = checkpoint.stat().st_mtime_ns
-    assert (
-        stopped(command(out, *flags), lambda: checkpoint.stat().st_mtime_ns > seen, signal.SIGKILL) == -signal.SIGKILL
-    )
+    moved = stopped(command(out, *flags), lambda: checkpoint.stat().st_mtime_ns > seen, signal.SIGKILL, log=log)
+    assert moved == -signal.SIGKILL
     finished = out / "measured" / "beta-0.01"
-    assert stopped(command(out, *flags), finished.exists, signal.SIGINT) in (1, 130)
+    assert stopped(command(out, *flags), finished.exists, signal.SIGINT, log=log) in (1, 130)
     assert finished.exists()
+    assert "stopped; --resume goes on with it" in " ".join(log.read_text().split())
     done = subprocess.run(command(out, *flags), check=True, env=ENVIRONMENT, capture_output=True, text=True)
     assert "no checkpoint" not in done.stderr
     assert (out / "table.md").read_bytes() == (whole / "table.md").read_bytes()

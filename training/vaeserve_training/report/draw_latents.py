@@ -119,7 +119,8 @@ def marginal(latents: Latents, dimension: int, anomalous: NDArray[np.bool_] | No
     labels = np.zeros(len(mean), bool) if anomalous is None else anomalous
     clipped = np.clip(mean, -half, half)
     if not labels.all():
-        axes.hist(clipped[~labels], edges.tolist(), density=True, color=NORMAL, alpha=0.75, label="rows")
+        said = "rows" if anomalous is None else "normal"
+        axes.hist(clipped[~labels], edges.tolist(), density=True, color=NORMAL, alpha=0.75, label=said)
     if labels.any():
         axes.hist(
             clipped[labels], edges.tolist(), density=True, histtype="step", hatch="////", color=ANOMALOUS,

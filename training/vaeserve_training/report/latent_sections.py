@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from vaeserve_training.data import Arrays
 from vaeserve_training.report import draw_images, draw_latents, draw_rows
 from vaeserve_training.report.decoding import SPAN, STEPS, Scale, Way, along, between, far_apart, samples
-from vaeserve_training.report.latents import most_active, principal
+from vaeserve_training.report.latents import Latents, most_active, principal
 from vaeserve_training.report.page import Facts, Figure, Note, Part, Section, Table
 from vaeserve_training.report.shown import Shown
 from vaeserve_training.report.subject import Subject
@@ -23,24 +23,25 @@ def dimensions(shown: Shown) -> Section:
     lead = (
         "How much each dimension of the latent space says of a row; one that says nothing has collapsed onto the prior."
     )
-    latents = shown.latents
+    latents = shown.usual_latents
     active = [f"z{index}" for index in latents.by_activity if latents.active[index]]
     collapsed = [f"z{index}" for index in latents.by_activity if not latents.active[index]]
     facts = {
         f"active, {len(active)}": listed(active, most=64) or "none",
         f"collapsed, {len(collapsed)}": listed(collapsed, most=64) or "none",
-        "KL of all": f"{latents.kl.sum():.4g} nats, a mean over {counted(len(shown.rows), 'row')}",
+        "KL to N(0, I)": f"{latents.kl.sum():.4g} nats in all, a mean over {counted(len(latents.mean), _kind(shown))}",
     }
     hidden = len(latents.kl) - draw_latents.MOST_BARS
     caption = (
-        "A dimension is active if its mean varies over rows by more than 0.01 (Burda et al., 2016). The longer a bar, "
-        "the more nats of a row pass through that dimension."
+        "A dimension is active if its mean has a variance of more than 0.01 over rows (Burda et al., 2016). The longer "
+        "a bar, the more nats of a row pass through that dimension."
+        + (" Both are of the normal rows." if shown.anomalous is not None and shown.normal.any() else "")
         + (f" The {draw_latents.MOST_BARS} largest; {hidden:,} more are not drawn." if hidden > 0 else "")
     )
     first = int(latents.by_activity[0])
     pictures = (
         draw_latents.kl_by_dimension(latents, "kl-by-dimension"),
-        draw_latents.marginal(latents, first, shown.anomalous, "marginal"),
+        draw_latents.marginal(shown.latents, first, shown.anomalous, "marginal"),
     )
     figure = Figure("KL by dimension, and where rows lie in the most active one", caption, pictures)
     parts: list[Part] = [Facts(facts), figure]
@@ -54,21 +55,24 @@ def dimensions(shown: Shown) -> Section:
     return Section("dimensions", "Latent dimensions", lead, tuple(parts))
 
 
+def _kind(shown: Shown) -> str:
+    return "normal row" if shown.anomalous is not None and shown.normal.any() else "row"
+
+
 def space(shown: Shown) -> Section:
     """Draw the latent space in two dimensions."""
     lead = "Each row where the encoder puts it: the mean of its posterior."
     if shown.latents.mean.shape[1] < 2:
         note = Note("The latent space has one dimension; where rows lie in it is drawn above.")
         return Section("space", "Latent space", lead, (note,))
+    plane = most_active(shown.latents, over=shown.usual_latents)
     pictures = (
-        draw_latents.scatter(
-            most_active(shown.latents), shown.anomalous, "most-active", title="Most active dimensions"
-        ),
+        draw_latents.scatter(plane, shown.anomalous, "most-active", title="Most active dimensions"),
         draw_latents.scatter(principal(shown.latents), shown.anomalous, "principal", title="Principal components"),
     )
     caption = (
-        "The circles hold 50, 90 and 99 % of the prior N(0, I), which training pulls rows to. Rows should fill them: "
-        "empty regions decode to nothing seen, and rows far outside were pulled there against the KL's price."
+        "The circles hold 50, 90 and 99 % of the prior N(0, I), which training pulls posteriors to. The wider a row's "
+        "posterior, the nearer its mean lies to the centre; a row far outside is there against the KL's price."
         + (" Anomalous rows may well lie among the others here, and be told by how badly they decode." if
            shown.anomalous is not None and shown.anomalous.any() else "")
     )  # fmt: skip
@@ -81,7 +85,7 @@ def space(shown: Shown) -> Section:
 def reconstructions(subject: Subject, shown: Shown) -> Section:
     """Show rows beside what the decoder makes of them."""
     lead = (
-        "A row goes in, what the model makes of it comes out. Normal rows should come back; what was never seen can't."
+        "A row goes in, what the model makes of it comes out. Normal rows should come back, rows unlike them less well."
     )
     if not subject.signature.columns:
         return Section("reconstructions", "Reconstructions", lead, (_image_reconstructions(subject, shown),))
@@ -164,8 +168,7 @@ def interpolations(subject: Subject, shown: Shown | None) -> Section:
         "rows lies something like both, not a jump nor noise."
     )
     ways = between(subject.model, _ends(subject, shown))
-    order = shown.latents.by_activity[:WAYS].tolist() if shown else [*range(min(WAYS, subject.model.latent_dim))]
-    axes = along(subject.model, order)
+    axes = along(subject.model, _used(subject, shown)[:WAYS].tolist())
     parts: list[Part] = []
     if ways:
         caption = "From one row's latents to another's; " + (
@@ -174,13 +177,21 @@ def interpolations(subject: Subject, shown: Shown | None) -> Section:
         parts.append(
             _walked(subject, shown, ways, "Between rows", caption, key="between", label="from one row to the other")
         )
-    kind = "most active" if shown else "first"
     caption = (
-        f"One of the {kind} dimensions goes from {-SPAN:g} to {SPAN:g}, where the prior has nearly all its mass, while "
-        "the others stay at 0. What changes is what the dimension stands for."
+        f"One of the most active dimensions goes from {-SPAN:g} to {SPAN:g}, where the prior has nearly all its mass, "
+        "while the others stay at 0. What changes is what the dimension stands for."
     )
     parts.append(_walked(subject, shown, axes, "Along latent axes", caption, key="along", label="latent"))
     return Section("interpolations", "Interpolations", lead, tuple(parts))
+
+
+def _used(subject: Subject, shown: Shown | None) -> NDArray[np.intp]:
+    """Return the dimensions, the most active first; without rows by what the encoder makes of the decoder's samples."""
+    if shown:
+        return shown.usual_latents.by_activity
+    outputs = samples(subject.model, SAMPLES)
+    posterior = subject.model.encode({entry.name: outputs[entry.name] for entry in subject.signature.inputs})
+    return Latents(posterior["mean"].astype(np.float64), posterior["log_variance"].astype(np.float64)).by_activity
 
 
 def _ends(subject: Subject, shown: Shown | None) -> NDArray[np.float32]:

@@ -52,11 +52,14 @@ class Plane(NamedTuple):
     names: tuple[str, str]
 
 
-def most_active(latents: Latents) -> Plane:
-    """Return the plane of the two dimensions whose means vary most; raises ValueError where there is one dimension."""
+def most_active(latents: Latents, *, over: Latents | None = None) -> Plane:
+    """Return the plane of the two dimensions whose means vary most, over the rows of `over` if some are given.
+
+    Raises ValueError where there is one dimension.
+    """
     if latents.mean.shape[1] < 2:
         raise ValueError("1 latent dimension; a plane takes 2")
-    first, second = (int(dimension) for dimension in latents.by_activity[:2])
+    first, second = (int(dimension) for dimension in (over or latents).by_activity[:2])
     return Plane(latents.mean[:, [first, second]], np.zeros(2), (f"z{first}", f"z{second}"))
 
 

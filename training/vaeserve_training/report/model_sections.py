@@ -60,8 +60,10 @@ def _columns(subject: Subject, shown: Shown | None) -> Table:
     rows = tuple(_column(subject, shown, column) for column in columns[:MOST_COLUMNS])
     header = ("column", "kind", "values", "missing")
     hidden = len(columns) - MOST_COLUMNS
-    caption = f"The first {MOST_COLUMNS}; {hidden:,} more are not listed." if hidden > 0 else ""
-    return Table("Columns", header, rows, caption)
+    caption = [f"The first {MOST_COLUMNS}; {hidden:,} more are not listed."] if hidden > 0 else []
+    if shown:
+        caption.append("Values are of the rows that this page shows.")
+    return Table("Columns", header, rows, " ".join(caption))
 
 
 def _column(subject: Subject, shown: Shown | None, column: Column) -> tuple[str, str, str, str]:
@@ -157,8 +159,10 @@ def _limits(subject: Subject) -> Table:
         ("P-values", f"Hold on average over calibrations, for rows exchangeable with the {subject.calibration.rows:,} "
          f"that calibrated; no rate below {rate:.2g} is supported."),
         ("Features", "Their shares of a score are where a row is badly explained, not what caused it."),
-        ("Scores", "In nats, of this model alone: those of two models don't compare, their p-values do."),
-        ("Samples", "Show what the decoder learned; they are no rows of anybody's, and no substitute for data."),
+        ("Scores", "Of this model alone: a row's scores by two models don't compare, its p-values do. Models compare "
+         "by their mean bounds on the same rows, where their nats are of the same values."),
+        ("Samples", "Show what the decoder learned. They are no substitute for data, and nothing proves that none is "
+         "like a row that it was trained on."),
     )  # fmt: skip
     return Table("Limits of use", ("of", "what to know"), limits)
 

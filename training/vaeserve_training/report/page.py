@@ -13,8 +13,8 @@ from vaeserve_training.report.picture import Picture
 from vaeserve_training.report.style import FONT, WIDTH, variables
 
 FILE = "index.html"
-# By which a page of ours is known, and which pictures it came with.
-GENERATOR = "vaeserve report"
+# By which a page of ours is known, a report or a sweep's, and which pictures it came with.
+GENERATOR = "vaeserve"
 _PICTURE = re.compile(r'data-picture="([a-z0-9-]+)"')
 
 _TEMPLATES = jinja2.Environment(
@@ -144,6 +144,6 @@ def refuse_other(folder: Path) -> None:
         if folder.exists() and f'content="{GENERATOR}"' not in (folder / FILE).read_text()[:1000]:
             raise FileNotFoundError
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-        raise OperatorError(f"{folder}: exists, and isn't a report; choose another --out") from None
+        raise OperatorError(f"{folder}: exists, and isn't a page that vaeserve wrote; choose another --out") from None
     except OSError as error:
         raise OperatorError(f"{folder}: {error.strerror}; choose another --out") from None

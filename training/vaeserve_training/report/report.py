@@ -59,13 +59,15 @@ def _glance(subject: Subject, shown: Shown | None) -> dict[str, str]:
     parts = [subject.held_out.get(name) for name in ("elbo", "log_likelihood", "kl")]
     if None not in parts:
         elbo, log_likelihood, kl = parts
-        facts["held-out ELBO"] = f"{elbo:.4g} nats = {log_likelihood:.4g} reconstruction - {kl:.4g} KL"
+        facts["held-out ELBO"] = (
+            f"{elbo:.4g} nats = {log_likelihood:.4g} reconstruction - {kl:.4g} KL, by the encoder's posterior"
+        )
     if "auroc" in subject.held_out:
         facts["held-out AUROC"] = f"{subject.held_out['auroc']:.3f}"
     if shown:
         rows, kind = shown.score[shown.typical], "row" if shown.anomalous is None else "normal row"
         facts["score"] = f"{number(float(np.median(rows)))} nats, the median of {counted(len(rows), kind)}"
-        active = int(shown.latents.active.sum())
+        active = int(shown.usual_latents.active.sum())
         facts["latent dimensions"] = f"{active} of {subject.model.latent_dim} active"
     facts["calibrated on"] = counted(subject.calibration.rows, "row")
     return facts

@@ -21,7 +21,8 @@ FEWEST_CALIBRATED = 5
 def scores(subject: Subject, shown: Shown | None) -> Section:
     """Draw the scores with thresholds, and how p-values hold."""
     lead = (
-        "The score is minus the ELBO, in nats: higher is more anomalous. Thresholds come from rows held out for that."
+        "The score is minus the ELBO, in nats, by the prior and the posterior that rows are scored with: higher is "
+        "more anomalous. Thresholds come from rows held out for that."
     )
     lines = thresholds(subject.calibration)
     of_calibration = subject.calibration.scores[Bound.ELBO].astype(np.float64)
@@ -34,8 +35,9 @@ def scores(subject: Subject, shown: Shown | None) -> Section:
     if len(normal) >= FEWEST_CALIBRATED:
         pictures.append(_calibration(subject, normal))
         caption += (
-            " The second picture has each rate that is asked for against the share of normal rows that it flags: "
-            "the line should stay in the band. Below the diagonal too few are flagged, above it too many."
+            " The second picture has each rate that is asked for against the share of normal rows that it flags; "
+            "at each rate 95 % of such shares lie in the band. Below the diagonal too few are flagged, above it too "
+            "many."
         )
     parts: list[Part] = [Figure("Scores, thresholds and calibration", caption, tuple(pictures))]
     parts.append(_thresholds(shown, lines))
@@ -72,7 +74,10 @@ def _has_anomalous(shown: Shown) -> bool:
 
 def detection(shown: Shown) -> Section | None:
     """Draw how well labels are told apart; None where there aren't both kinds."""
-    lead = "How well the score puts anomalous rows before normal ones. Labels were used for this alone."
+    lead = (
+        "How well the score puts anomalous rows before normal ones. No model sees labels: they keep anomalous rows out "
+        "of training."
+    )
     measured = None if shown.anomalous is None else curves(shown.score, shown.anomalous)
     if measured is None:
         return None

@@ -1,6 +1,7 @@
 """The rows of a report with all that the model says of them, computed once."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,12 @@ class Shown:
     def worst(self) -> NDArray[np.intp]:
         """The rows, the most anomalous first."""
         return np.argsort(-self.score, kind="stable")
+
+    @cached_property
+    def usual_latents(self) -> Latents:
+        """The posteriors of normal rows, or of all where none is: what the use of a dimension is measured on."""
+        rows = np.sort(self.typical)
+        return Latents(self.latents.mean[rows], self.latents.log_variance[rows])
 
     @property
     def usual(self) -> Arrays:

@@ -65,10 +65,14 @@ def sweep(
                 tasks[case.name] = progress.add_task(str(case), total=settings.optimizer.max_steps)
             progress.update(tasks[case.name], completed=step)
 
-        done = sweep_weightings(
-            out, rows, dataset, settings, betas=weights, autoencoder=compare == AUTOENCODER, seed=seed,
-            device=device, jobs=jobs, resume=resume, on_step=show,
-        )  # fmt: skip
+        try:
+            done = sweep_weightings(
+                out, rows, dataset, settings, betas=weights, autoencoder=compare == AUTOENCODER, seed=seed,
+                device=device, jobs=jobs, resume=resume, on_step=show,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            console.print(f"{escape(str(out))}: stopped; --resume goes on with it")
+            raise
     page = write(page_of(done), out / "report")
     if as_json:
         print(json.dumps({"sweep": str(out), "page": str(page), **done.as_json()}))

@@ -48,6 +48,7 @@ def _trade_off(sweep: Sweep) -> Section:
         f"training rows have {sweep.within_reach:.2f}. Emptiness is the KL divergence from the prior to the aggregate "
         "posterior: 0 where the rows' posteriors fill the prior. Overlap is the share of latents that another row's "
         "posterior makes likelier than their own."
+        + (" AUROC is of the scores that the model would be served with." if "AUROC" in sweep.heads else "")
     )
     return Section("table", "The trade-off", "Bounds and their parts are nats a row.", (table, found, note))
 
