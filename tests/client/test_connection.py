@@ -13,7 +13,7 @@ import pytest
 from tests.service.conftest import Authority
 from vaeserve import AsyncClient, Client, Tls
 from vaeserve.connection import Connection, is_local
-from vaeserve.errors import ConfigError, ServerError, UnavailableError
+from vaeserve.errors import ConfigError, InvalidInputError, ServerError, UnavailableError
 from vaeserve.local import LocalService, serve_locally
 from vaeserve_service.callers import hashed
 
@@ -211,3 +211,11 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
             Client("localhost:1", tls=Tls(ca))
     with pytest.raises(ConfigError, match="target: ''; expected HOST:PORT"):
         Client("")
+
+
+def test_a_client_for_tasks_is_made_among_them() -> None:
+    """An AsyncClient that no event loop could use is refused as it is made, and not at its first call."""
+    with pytest.raises(
+        InvalidInputError, match="AsyncClient: made where no event loop runs; expected inside a coroutine"
+    ):
+        AsyncClient("localhost:8001")
