@@ -30,8 +30,8 @@ COALESCE_MS = 5.0
 class AsyncClient(Surface):
     """The client for asyncio; close it, or use it as an async context manager.
 
-    It is made within a running event loop, whose tasks may share it; InvalidInputError elsewhere, for gRPC binds it to the
-    loop that it is made in. The arguments are those of `Client`.
+    It is made within a running event loop, whose tasks may share it: gRPC binds it to that loop. Elsewhere it raises
+    InvalidInputError. The arguments are those of `Client`.
     """
 
     def __init__(
