@@ -19,8 +19,10 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,t
 # The requirements are a layer of their own, which a change of the sources leaves as it is: from what names them, and an
 # empty package, over which the whole one is laid.
 FROM builder AS requirements
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt ./
 COPY client/vaeserve/__init__.py client/vaeserve/
+# Named in pyproject.toml; the empty package has no need of what they say.
+RUN touch README.md LICENSE
 
 
 FROM requirements AS cpu-requirements

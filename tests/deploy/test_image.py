@@ -134,9 +134,10 @@ def test_images_hold_what_is_pinned_and_no_more(
 
 def test_changed_sources_leave_the_requirements_layer_as_it_is(store: Store, cpu: Image, tmp_path: Path) -> None:
     """After a change of a source a node that has the image fetches the last layer alone."""
-    shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*cache", ".venv", ".git"))
-    with (tmp_path / "source" / "service" / "vaeserve_service" / "drain.py").open("a") as file:
-        file.write("# changed\n")
+    shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*cache", ".venv*", ".git"))
+    for name in ("service/vaeserve_service/drain.py", "README.md"):
+        with (tmp_path / "source" / name).open("a") as file:
+            file.write("# changed\n")
     changed = store.build("vaeserve:changed", context=tmp_path / "source")
     assert changed.layers[:-1] == cpu.layers[:-1]
     assert changed.layers[-1] != cpu.layers[-1]
