@@ -5,6 +5,7 @@ FROM ${BASE} AS base
 
 FROM base AS builder
 # pip installs from outside, so that the environment holds no copy of it.
+ENV PIP_CACHE_DIR=/pip-cache
 RUN python -m venv --without-pip /venv
 WORKDIR /source
 
@@ -12,7 +13,7 @@ WORKDIR /source
 FROM builder AS package
 # .dockerignore says what this is.
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/pip-cache --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -m pip --python /venv install --no-deps .
 
 
@@ -26,24 +27,24 @@ RUN touch README.md LICENSE
 
 
 FROM requirements AS cpu-requirements
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/pip-cache --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -m pip --python /venv install --constraint constraints.txt '.[serve,otel]'
 
 
 FROM requirements AS cuda-requirements
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/pip-cache --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -m pip --python /venv install --constraint constraints.txt '.[cuda,otel]'
 
 
 FROM requirements AS jobs-requirements
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/pip-cache --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -m pip --python /venv install --constraint constraints.txt '.[jobs]'
 
 
 FROM requirements AS train-requirements
 # PyTorch's index of CPU builds makes this image several GB smaller; pip's own choice runs on CUDA too.
 ARG PIP_EXTRA_INDEX_URL
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/pip-cache --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python -m pip --python /venv install --constraint constraints.txt '.[export]'
 
 

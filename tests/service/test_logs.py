@@ -159,13 +159,13 @@ def test_libraries_lines_are_json_too() -> None:
     """What a library logs from warnings up has the form of ours, stack and all."""
     stream = io.StringIO()
     logs.configure(LogConfig(), stream=stream)
-    logging.getLogger("some.library").info("too little")
+    logging.getLogger("another.package").info("too little")
     try:
         raise OSError("gone")
     except OSError:
-        logging.getLogger("some.library").exception("lost %s", "it")
+        logging.getLogger("another.package").exception("lost %s", "it")
     (line,) = map(json.loads, stream.getvalue().splitlines())
-    assert (line["event"], line["level"], line["logger"]) == ("lost it", "error", "some.library")
+    assert (line["event"], line["level"], line["logger"]) == ("lost it", "error", "another.package")
     assert "OSError: gone" in line["exception"]
 
 
