@@ -1,50 +1,76 @@
 """The commands that run jobs: score, encode and reconstruct rows, and generate and interpolate some."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vaeserve.flags import connects
+from vaeserve.flags import REQUIRED, Flag, Values, connects, with_flags
 from vaeserve.terminal import component, console
 
 app = typer.Typer()
 
-Input = Annotated[
-    str | None, typer.Argument(metavar="INPUT", help="A file or folder of rows or images, or a table's URL.")
-]
 Rows = Annotated[str, typer.Option("--data", help="A file or folder of rows or images.")]
-Folder = Annotated[str, typer.Option("--out", help="The folder to write to, new or empty, or its URL.")]
 File = Annotated[Path, typer.Option("--out", help="A table: .parquet or .csv. Images: .npz, .npy or .png.")]
 Bundle = Annotated[Path | None, typer.Option(help="Compute with this bundle, in this process or in Ray's workers.")]
 Server = Annotated[str | None, typer.Option(help="Compute through the service at HOST:PORT.")]
 Model = Annotated[str | None, typer.Option(help="The service's model.")]
-Keep = Annotated[list[str], typer.Option(help="A column to carry through.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where a job to the same place stopped.")]
-Shard = Annotated[
-    str | None,
-    typer.Option(
-        metavar="I/N", help="Be process I of N, from 0, that share the job; N alone takes I from JOB_COMPLETION_INDEX."
-    ),
-]
-ShardRows = Annotated[int | None, typer.Option(min=1, help="Rows of a shard, about; a million if not given.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad-files", help="Leave out files that can't be read, and list them.")]
-Engine = Annotated[str, typer.Option(help="Who runs shards: local, or ray.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads, or Ray's workers; one a processor if not given.")]
-Memory = Annotated[str, typer.Option(help="What rows may take at a time, beside the model.")]
-Metrics = Annotated[Path | None, typer.Option(help="A file for Prometheus' textfile collector, kept up to date.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+# What the commands over all rows of an input take.
+_JOB = {
+    "input": Flag(
+        Annotated[
+            str | None, typer.Argument(metavar="INPUT", help="A file or folder of rows or images, or a table's URL.")
+        ]
+    ),
+    "out": Flag(Annotated[str, typer.Option(help="The folder to write to, new or empty, or its URL.")], REQUIRED),
+    "bundle": Flag(Bundle),
+    "server": Flag(Server),
+    "model": Flag(Model),
+    "keep": Flag(Annotated[list[str], typer.Option(help="A column to carry through.")], []),
+    "resume": Flag(
+        Annotated[bool, typer.Option("--resume", help="Go on where a job to the same place stopped.")], False
+    ),
+    "shard": Flag(
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="I/N",
+                help="Be process I of N, from 0, that share the job; N alone takes I from JOB_COMPLETION_INDEX.",
+            ),
+        ]
+    ),
+    "shard_rows": Flag(
+        Annotated[int | None, typer.Option(min=1, help="Rows of a shard, about; a million if not given.")]
+    ),
+    "skip_bad_files": Flag(
+        Annotated[bool, typer.Option("--skip-bad-files", help="Leave out files that can't be read, and list them.")],
+        False,
+    ),
+    "engine": Flag(Annotated[str, typer.Option(help="Who runs shards: local, or ray.")], "local"),
+    "workers": Flag(
+        Annotated[int | None, typer.Option(min=1, help="Threads, or Ray's workers; one a processor if not given.")]
+    ),
+    "memory": Flag(Annotated[str, typer.Option(help="What rows may take at a time, beside the model.")], "512MiB"),
+    "metrics_file": Flag(
+        Annotated[Path | None, typer.Option(help="A file for Prometheus' textfile collector, kept up to date.")]
+    ),
+    "as_json": Flag(Json, False),
+}
+
+
+def _job(command: Callable[..., None]) -> Any:
+    """Give a command the flags of a job, which it takes as one mapping, its `job`."""
+    return with_flags(command, _JOB, lambda given, own: command(given, **own), in_place_of="job")
 
 
 @app.command()
 @connects
+@_job
 def score(
-    out: Folder,
-    data: Input = None,
-    bundle: Bundle = None,
-    server: Server = None,
-    model: Model = None,
-    keep: Keep = [],  # noqa: B006 - typer reads it, nobody writes it
+    job: Values,
     num_samples: Annotated[int | None, typer.Option(min=1, help="Noise points; the model's if not given.")] = None,
     bound: Annotated[str, typer.Option(help="elbo or iwae.")] = "elbo",
     seed: Annotated[int | None, typer.Option(min=0, help="Draw the noise with this seed.")] = None,
@@ -52,26 +78,16 @@ def score(
     top_features: Annotated[int, typer.Option(min=0, help="Features to name for each row.")] = 0,
     only_anomalous: Annotated[bool, typer.Option("--only-anomalous", help="Write anomalous rows alone.")] = False,
     top: Annotated[int, typer.Option(help="Write the N worst of the rows that are written to _top.jsonl.")] = 0,
-    resume: Resume = False,
-    shard: Shard = None,
     finish: Annotated[bool, typer.Option("--finish", help="Only write the summary, once all shards are done.")] = False,
-    shard_rows: ShardRows = None,
-    skip_bad_files: SkipBad = False,
-    engine: Engine = "local",
-    workers: Workers = None,
-    memory: Memory = "512MiB",
-    metrics_file: Metrics = None,
-    as_json: Json = False,
 ) -> None:
     """Score rows: write how anomalous each is, and a summary of them all."""
     with component("jobs"):
         from vaeserve_jobs import command
     if finish:
-        command.finish(out, console=console, as_json=as_json)
+        command.finish(job["out"], console=console, as_json=job["as_json"])
         return
     command.score(
-        _order(data, out, bundle, server, model, keep, resume, shard, shard_rows, skip_bad_files),
-        command.Way(engine, workers, memory, metrics_file, as_json),
+        job,
         options={
             "num_samples": num_samples,
             "bound": bound,
@@ -87,86 +103,22 @@ def score(
 
 @app.command()
 @connects
-def encode(
-    out: Folder,
-    data: Input = None,
-    bundle: Bundle = None,
-    server: Server = None,
-    model: Model = None,
-    keep: Keep = [],  # noqa: B006
-    resume: Resume = False,
-    shard: Shard = None,
-    shard_rows: ShardRows = None,
-    skip_bad_files: SkipBad = False,
-    engine: Engine = "local",
-    workers: Workers = None,
-    memory: Memory = "512MiB",
-    metrics_file: Metrics = None,
-    as_json: Json = False,
-) -> None:
+@_job
+def encode(job: Values) -> None:
     """Encode rows: write each one's posterior, its mean and log-variance."""
     with component("jobs"):
         from vaeserve_jobs import command
-    command.encode(
-        _order(data, out, bundle, server, model, keep, resume, shard, shard_rows, skip_bad_files),
-        command.Way(engine, workers, memory, metrics_file, as_json),
-        console=console,
-    )
+    command.encode(job, console=console)
 
 
 @app.command()
 @connects
-def reconstruct(
-    out: Folder,
-    data: Input = None,
-    bundle: Bundle = None,
-    server: Server = None,
-    model: Model = None,
-    keep: Keep = [],  # noqa: B006
-    resume: Resume = False,
-    shard: Shard = None,
-    shard_rows: ShardRows = None,
-    skip_bad_files: SkipBad = False,
-    engine: Engine = "local",
-    workers: Workers = None,
-    memory: Memory = "512MiB",
-    metrics_file: Metrics = None,
-    as_json: Json = False,
-) -> None:
+@_job
+def reconstruct(job: Values) -> None:
     """Reconstruct rows: write what the decoder makes of each one's posterior mean, in raw units."""
     with component("jobs"):
         from vaeserve_jobs import command
-    command.reconstruct(
-        _order(data, out, bundle, server, model, keep, resume, shard, shard_rows, skip_bad_files),
-        command.Way(engine, workers, memory, metrics_file, as_json),
-        console=console,
-    )
-
-
-def _order(
-    data: str | None,
-    out: str,
-    bundle: Path | None,
-    server: str | None,
-    model: str | None,
-    keep: list[str],
-    resume: bool,
-    shard: str | None,
-    shard_rows: int | None,
-    skip_bad_files: bool,
-) -> dict[str, Any]:
-    return {
-        "input": data,
-        "out": out,
-        "bundle": bundle,
-        "server": server,
-        "model": model,
-        "keep": keep,
-        "resume": resume,
-        "shard": shard,
-        "shard_rows": shard_rows,
-        "skip_bad_files": skip_bad_files,
-    }
+    command.reconstruct(job, console=console)
 
 
 @app.command()

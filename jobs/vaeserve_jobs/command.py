@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Way:
     as_json: bool
 
 
-def score(order: Mapping[str, Any], way: Way, *, options: dict[str, Any], console: Console) -> None:
+def score(said: Mapping[str, Any], *, options: dict[str, Any], console: Console) -> None:
     """Score rows; raises as `run` does, and ConfigError for options that can't be."""
     bounds = [bound.value for bound in Bound]
     if options["bound"] not in bounds:
@@ -60,17 +60,17 @@ def score(order: Mapping[str, Any], way: Way, *, options: dict[str, Any], consol
     task = Score(
         ScoreOptions(**(asked | {"bound": Bound(options["bound"])})), options["only_anomalous"], options["top"]
     )
-    _run(_order(order, task), way, console)
+    _run(_order(said, task), _way(said), console)
 
 
-def encode(order: Mapping[str, Any], way: Way, *, console: Console) -> None:
+def encode(said: Mapping[str, Any], *, console: Console) -> None:
     """Encode rows; raises as `run` does."""
-    _run(_order(order, Encode()), way, console)
+    _run(_order(said, Encode()), _way(said), console)
 
 
-def reconstruct(order: Mapping[str, Any], way: Way, *, console: Console) -> None:
+def reconstruct(said: Mapping[str, Any], *, console: Console) -> None:
     """Reconstruct rows; raises as `run` does."""
-    _run(_order(order, Reconstruct()), way, console)
+    _run(_order(said, Reconstruct()), _way(said), console)
 
 
 def finish(out: str, *, console: Console, as_json: bool) -> None:
@@ -79,12 +79,16 @@ def finish(out: str, *, console: Console, as_json: bool) -> None:
 
 
 def _order(said: Mapping[str, Any], task: Task) -> Order:
-    fields = {name: said[name] for name in ("out", "keep", "resume", "shard_rows", "skip_bad_files")}
+    rest = {name: said[name] for name in ("out", "keep", "resume", "shard_rows", "skip_bad_files")}
     if said["input"] is None:
         raise ConfigError("expected an INPUT, but for --finish")
     bundle = None if said["bundle"] is None else str(said["bundle"].absolute())
     address = Address(bundle, said["server"], said["model"])
-    return Order(said["input"], address=address, task=task, turn=turn_of(said["shard"], os.environ), **fields)
+    return Order(said["input"], address=address, task=task, turn=turn_of(said["shard"], os.environ), **rest)
+
+
+def _way(said: Mapping[str, Any]) -> Way:
+    return Way(**{field.name: said[field.name] for field in fields(Way)})
 
 
 def turn_of(said: str | None, environment: Mapping[str, str]) -> Turn | None:
