@@ -34,6 +34,11 @@ class File:
         """Whether it is to be unpacked as it is read."""
         return self.path.lower().endswith(COMPRESSED)
 
+    def has_changed(self) -> bool:
+        """Tell whether it is another than when it was found, by its size and time; raises OSError."""
+        info = self.system.get_file_info(self.path)
+        return (info.size, info.mtime_ns) != (self.size, self.modified_ns)
+
     def open(self) -> pa.NativeFile:
         """Open it to be read anywhere."""
         return self.system.open_input_file(self.path)

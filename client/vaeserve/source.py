@@ -97,6 +97,11 @@ class Source:
         return table
 
     @property
+    def guessed(self) -> frozenset[str]:
+        """The columns whose types are guessed from the first rows."""
+        return self._table.guessed if self._table else frozenset()
+
+    @property
     def files(self) -> tuple[File, ...]:
         """The files of a table; none where rows come from elsewhere."""
         return self._table.files if self._table else ()

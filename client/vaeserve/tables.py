@@ -56,6 +56,10 @@ class Format(Protocol):
         """Return what the file says of itself; as little of it is read as that takes."""
         ...
 
+    def guesses(self, kind: pa.DataType) -> bool:
+        """Tell whether a column of this type in the head may be of another in later rows."""
+        ...
+
     def cut(self, file: File, head: Head, rows: int) -> list[tuple[int, int, int]]:
         """Return pieces of `rows` rows or so, as (start, stop, rows)."""
         ...
@@ -98,6 +102,12 @@ class Table:
             return None
         return sum(sum(head.row_groups) for head in self.heads if isinstance(head, Head))
 
+    @property
+    def guessed(self) -> frozenset[str]:
+        """The columns whose types are guessed from a file's first rows."""
+        folders = {name for values in self.partitions for name in values}
+        return frozenset(f.name for f in self.schema if f.name not in folders and self.format.guesses(f.type))
+
     def retyped(self, types: Types) -> Self:
         """Return the table with columns of text files read as these types."""
         if isinstance(self.format, Parquet):
@@ -139,6 +149,8 @@ class Table:
             for batch in batches:
                 if batch.num_rows:
                     yield _fitted(batch, wanted, self.partitions[piece.file])
+            if file.has_changed():
+                raise DataError(f"{file.name}: has changed since it was looked at; expected it to stay as it was")
         except (pa.ArrowException, OSError, EOFError) as error:
             raise DataError(f"{file.name}: {_named(first_line(error), head.schema.names)}") from None
 
@@ -166,6 +178,11 @@ class Parquet:
             groups = tuple(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
             return Head(parquet.schema_arrow, groups)
 
+    def guesses(self, kind: pa.DataType) -> bool:
+        """Tell that none is guessed: the footer says it."""
+        del kind
+        return False
+
     def cut(self, file: File, head: Head, rows: int) -> list[tuple[int, int, int]]:
         """Return each row group: what holds more rows than asked for can't be cut."""
         del file, rows
@@ -183,7 +200,8 @@ class Parquet:
             file.open() as opened,
             pa.parquet.ParquetFile(opened, buffer_size=buffer, pre_buffer=False, page_checksum_verification=True) as it,
         ):
-            yield from it.iter_batches(rows, row_groups=list(groups), columns=schema.names)
+            # Arrow's threads would take turns with those that compute, who then find their caches emptied.
+            yield from it.iter_batches(rows, row_groups=list(groups), columns=schema.names, use_threads=False)
 
 
 class Csv:
@@ -195,6 +213,11 @@ class Csv:
             options = pa.csv.ReadOptions(block_size=BLOCK, use_threads=False)
             first = _first(pa.csv.open_csv(stream, options, self._parsing))
         return Head(first.schema, row_bytes=_row_bytes(file, first))
+
+    def guesses(self, kind: pa.DataType) -> bool:
+        """Tell that each is guessed: all that is written is text."""
+        del kind
+        return True
 
     def cut(self, file: File, head: Head, rows: int) -> list[tuple[int, int, int]]:
         """Cut at the ends of lines where no value can hold one: in a file without quotes but in its header."""
@@ -221,6 +244,10 @@ class JsonLines:
             options = pa.json.ReadOptions(block_size=BLOCK, use_threads=False)
             first = _first(pa.json.open_json(stream, options))
         return Head(first.schema, row_bytes=_row_bytes(file, first))
+
+    def guesses(self, kind: pa.DataType) -> bool:
+        """Tell that those are of which there was no value: one says whether it is a number or text."""
+        return bool(pa.types.is_null(kind))
 
     def cut(self, file: File, head: Head, rows: int) -> list[tuple[int, int, int]]:
         """Cut at the ends of lines, of which JSON has none within a value."""

@@ -86,9 +86,12 @@ class LocalEngine:
                     watch.shard(shard, tally)
 
     def _batches_ahead(self, job: Job) -> int:
-        """Return how many batches may be read, and how many computed, before one is written."""
+        """Return how many batches may be read, and how many computed, before one is written.
+
+        Where memory has room for fewer than there are workers, some of them wait.
+        """
         batch = COPIES * batch_rows(job.signature) * job.signature.row_bytes
-        return min(max(self._workers + 1, self._memory // (2 * batch)), 4 * self._workers)
+        return max(1, min(self._memory // (2 * batch), 4 * self._workers))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from vaeserve_jobs.store import Store
 from vaeserve_jobs.task import Answer, Task
 
 BATCH_ROWS = 8192
-BATCH_BYTES = 16 * 2**20
+BATCH_BYTES = 4 * 2**20
 
 
 class Skipped(NamedTuple):

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from vaeserve.errors import ConfigError
 from vaeserve.files import is_url, would_read
 from vaeserve.source import BUILT_IN, Source, open_source
@@ -90,8 +88,9 @@ def make_job(order: Order, model: Model) -> Job:
     if order.skip_bad_files and source.is_images:  # are read many at a time: good ones would go with a bad one
         raise ConfigError(f"--skip-bad-files: {order.input} is of images; expected a table")
     source.require(order.keep)
-    # What begins empty may be anything later.
-    source = source.as_text([name for name in order.keep if pa.types.is_null(source.schema.field(name).type)])
+    # As text what is carried through stays as it is written: `00123` as a number wouldn't.
+    features = {column.name for column in model.signature.columns}
+    source = source.as_text([name for name in order.keep if name in source.guessed - features])
     schema = output_schema(source, model, order.task, order.keep)
     plan = make_plan(
         source,

@@ -27,7 +27,10 @@ class Sketch:
     def add(self, values: NDArray[np.float32]) -> None:
         """Count numbers, none of them NaN."""
         if len(values):
-            self._counts += np.bincount(_ordered(values) >> _SHIFT, minlength=len(self._counts))
+            buckets = (_ordered(values) >> _SHIFT).astype(np.intp)
+            first = int(buckets.min())
+            counts = np.bincount(buckets - first)  # of few buckets: scores lie close together
+            self._counts[first : first + len(counts)] += counts
             self.least, self.greatest = min(self.least, float(values.min())), max(self.greatest, float(values.max()))
 
     def merge(self, other: "Sketch") -> None:

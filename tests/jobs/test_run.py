@@ -191,7 +191,7 @@ def test_every_format_gives_the_same_scores(run_job: RunJob, table_file: Path, t
         # Lines of text can be told apart where no value may hold the end of one.
         assert (len(parts(tmp_path / f"{name}.out")) > 2) == (name in ("t.csv", "t.jsonl"))
     for some in tables:
-        assert some["id"].to_pylist() == tables[0]["id"].to_pylist()
+        assert list(map(str, some["id"].to_pylist())) == list(map(str, tables[0]["id"].to_pylist()))
         assert some["score"].to_numpy().tobytes() == tables[0]["score"].to_numpy().tobytes()
 
 
@@ -410,6 +410,27 @@ def test_a_file_that_breaks_off_stops_the_job_or_is_listed(run_job: RunJob, tabl
     assert [Path(one["file"]).name for one in summary["skipped_files"]] == ["b.parquet"]
 
 
+def test_a_file_that_is_replaced_while_it_is_read_stops_the_job(
+    run_job: RunJob, table_file: Path, tmp_path: Path
+) -> None:
+    """Rows of two versions of a file are never in one output: the shard that met the other one isn't written."""
+    source = tmp_path / "in.parquet"
+    source.write_bytes(table_file.read_bytes())
+
+    class Replacing(Watched):
+        def shard(self, shard: int, tally: Any) -> None:
+            super().shard(shard, tally)
+            (tmp_path / "new.parquet").write_bytes(table_file.read_bytes())
+            (tmp_path / "new.parquet").replace(source)
+
+    watched = Replacing()
+    with pytest.raises(DataError, match=r"in\.parquet: has changed since"):
+        run_job(source, tmp_path / "out", watch=watched, memory=1, **SHARDED)
+    assert len(watched.shards) < 7
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"_plan.json", *(f"part-{shard:05}.parquet" for shard in watched.shards)}
+
+
 def test_what_does_not_fit_is_named(run_job: RunJob, table_file: Path, tmp_path: Path, service: LocalService) -> None:
     """A missing column, text for numbers, a column to keep that isn't there or collides: nothing is written."""
     (tmp_path / "few.csv").write_text("c0,c1\n1,2\n")
@@ -446,6 +467,17 @@ def test_a_kept_column_may_be_one_that_the_model_takes(run_job: RunJob, tmp_path
     run_job(tmp_path / "t.csv", tmp_path / "out", keep=["c3"])
     kept = pq.read_table(tmp_path / "out")["c3"].to_pylist()
     assert (kept[0], kept[-1]) == (4, 4.5)
+
+
+def test_what_is_kept_of_a_csv_file_stays_as_it_is_written(run_job: RunJob, tmp_path: Path) -> None:
+    """A code keeps its zeros, a number its digits, and what begins as numbers needn't stay so."""
+    said = [("00123", "1.10", "7")] * 60_000 + [("9" * 30, "1e3", "none")]
+    lines = [",".join([*(f"c{i}" for i in range(7)), "code", "price", "size"])]
+    lines += [",".join(["1.5"] * 7 + list(kept)) for kept in said]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    run_job(tmp_path / "t.csv", tmp_path / "out", keep=["code", "price", "size"])
+    kept = pq.read_table(tmp_path / "out").select(["code", "price", "size"])
+    assert list(zip(*(column.to_pylist() for column in kept.columns), strict=True)) == said
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
