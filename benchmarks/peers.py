@@ -36,6 +36,11 @@ class Server:
         fields = stat.rpartition(")")[2].split()  # what follows the name, which may hold anything
         return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
 
+    def peak_kib(self) -> int:
+        """Return the most memory that was resident."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+
     def codes(self) -> Counter[str]:
         """Return how many requests to score ended with each code; none for a server that doesn't count."""
         if not self.metrics:
@@ -53,9 +58,18 @@ class Server:
 
 
 @contextmanager
-def ours(bundle: Bundle, *, log: Path) -> Iterator[Server]:
-    """Serve the bundle with `vaeserve serve`, as it is by default but for how much of a stream is computed at once."""
-    options = ["--set", f'repository.models=["{bundle.manifest.name}"]', "--set", f"limits.stream_requests={IN_FLIGHT}"]
+def ours(bundle: Bundle, *, log: Path, settings: Path | None = None) -> Iterator[Server]:
+    """Serve the bundle with `vaeserve serve`, as it is by default but for how much of a stream is computed at once.
+
+    settings: a file for --config.
+    """
+    options = [] if settings is None else ["--config", str(settings)]
+    options += [
+        "--set",
+        f'repository.models=["{bundle.manifest.name}"]',
+        "--set",
+        f"limits.stream_requests={IN_FLIGHT}",
+    ]
     with serve_locally(bundle.path.parent.parent, log=log, options=options) as service:
         yield Server("ours", service.target, service.process.pid, f"{service.http}/metrics")
 

@@ -116,7 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(ours: Workload, naive: Workload, work: Path, *, rounds: int, scale: float) -> dict[str, Any]:
     bundle = ours.model(work)
-    expected = _expected(bundle, ours)
+    expected = scores_in_process(bundle, ours)
     with peers.ours(bundle, log=work / "ours.log") as first, peers.naive(bundle, log=work / "naive.log") as second:
         pairs = [(first, ours), (second, naive)]
         errors = {server.name: _check(server, workload, bundle, expected, scale=scale) for server, workload in pairs}
@@ -133,7 +133,7 @@ def _compare(ours: Workload, naive: Workload, work: Path, *, rounds: int, scale:
     }
 
 
-def _expected(bundle: Bundle, workload: Workload) -> Scores:
+def scores_in_process(bundle: Bundle, workload: Workload) -> Scores:
     """Return what ONNX Runtime gives in this process."""
     rows = models.rows(bundle.manifest.signature, workload.rows, seed=1)
     outputs = Runtime.load(bundle).score(rows, bundle.noise[: bundle.manifest.num_samples])
