@@ -54,7 +54,7 @@ DIGITS = {
         "--set", "optimizer.max_steps=6000", "--set", "optimizer.patience=20",
     ],
 }  # fmt: skip
-FASHION = ["--betas", "0.01,1,100", "--set", "optimizer.max_steps=2000"]
+FASHION = ["--betas", "0.01,1,4,10,100", "--set", "optimizer.max_steps=2000"]
 # Which of a sweep's own pictures the page has.
 TAKEN = {
     "digits": [
@@ -62,7 +62,7 @@ TAKEN = {
         "autoencoder-rows", "beta-1-plane", "autoencoder-plane",
     ],
     "plane": ["effects", "beta-1-grid", "autoencoder-grid"],
-    "fashion": ["rate-distortion", "beta-0-01-rows", "beta-1-rows", "beta-100-rows"],
+    "fashion": ["rate-distortion", "beta-0-01-rows", "beta-4-rows", "beta-100-rows"],
 }  # fmt: skip
 
 # Draws whose gradients are compared, and those of them that are shown.
@@ -175,7 +175,10 @@ def pipeline(sweep: Path) -> Picture:
         )
         space.add_patch(ellipse)
     space.plot(*z.tolist(), "*", color=ANOMALOUS, markersize=11)
-    space.annotate("z, a draw", z.tolist(), xytext=(10, 8), textcoords="offset points", color=INK)
+    space.annotate(
+        "z, a draw", z.tolist(), xytext=(0, -44), textcoords="offset points", color=INK, ha="center",
+        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 5},
+    )  # fmt: skip
     space.set(xlim=(x - 0.8, x + 0.8), ylim=(y - 0.8, y + 0.8), aspect="equal", ylabel="latent 2")
     space.set_xlabel(f"latent 1\nKL {float(found.kl):.1f} nats")
     space.set_title("q(z|x) over the prior")

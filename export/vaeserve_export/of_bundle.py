@@ -15,7 +15,7 @@ from vaeserve_service.runtime import Arrays, Runtime
 from vaeserve_training.data import Dataset
 from vaeserve_training.report.architecture import Layer, Stack
 from vaeserve_training.report.subject import Parity, Subject, some_of
-from vaeserve_training.report.words import counted, file_name, settings, taken, versions
+from vaeserve_training.report.words import counted, file_name, prior_words, settings, taken, versions
 
 # ONNX's operators that a network's layers are made of, where one of their inputs is learned.
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "LayerNormalization"})
@@ -70,6 +70,7 @@ def subject_of(bundle: Bundle, rows: Dataset | None = None) -> Subject:
         rows_name="" if rows is None else rows.name,
         golden=bundle.golden["latents"],
         held_out=training.held_out,
+        prior=prior_words(manifest.prior),
         masked=manifest.masked,
         parity=Parity(manifest.parity.errors, manifest.parity.rows, manifest.parity.tolerance),
         absent={"training": "A bundle doesn't hold how it went: vaeserve report RUN shows it for the run."}
@@ -81,7 +82,7 @@ def _design(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     facts = {
         "latent space": counted(manifest.latent_dim, "dimension"),
-        "prior": manifest.prior.replace("_", " ") + (f", {manifest.exemplars:,} of them" if manifest.exemplars else ""),
+        "prior": prior_words(manifest.prior) + (f", {manifest.exemplars:,} of them" if manifest.exemplars else ""),
         "likelihood": ", ".join(manifest.likelihoods).replace("_", " "),
         "nats are of": manifest.density,
         "graphs": f"ONNX, opset {manifest.opset}",

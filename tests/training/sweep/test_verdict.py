@@ -56,11 +56,13 @@ def test_isolated_takes_all_three(changed: dict[str, Any]) -> None:
 
 
 def test_balanced_is_one_of_those_that_are_no_other() -> None:
-    """Of several it is the one with the best samples; one that is empty or explains too little is never it."""
+    """Of several it is the one with the best samples; an empty or poor one, or one that explains little, never is."""
     better = replace(MIDDLE, sample_quality=0.7)
     assert verdicts([MIDDLE, better]) == [None, Verdict.BALANCED]
     assert verdicts([MIDDLE, replace(better, emptiness=10 * EMPTY)]) == [Verdict.BALANCED, None]
     assert verdicts([MIDDLE, replace(better, explained=MOSTLY_EXPLAINED - 0.01)]) == [Verdict.BALANCED, None]
+    empty = replace(better, emptiness=10 * EMPTY)
+    assert verdicts([empty, replace(better, sample_quality=POOR * better.sample_quality - 0.01)]) == [None, None]
 
 
 def test_nothing_is_named_where_nothing_applies() -> None:

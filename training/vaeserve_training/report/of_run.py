@@ -11,7 +11,7 @@ from vaeserve_training.features import ImageFeatures, tensors_of
 from vaeserve_training.noise import sobol_normal
 from vaeserve_training.report.architecture import Layer, Stack, layers_of
 from vaeserve_training.report.subject import Subject, some_of
-from vaeserve_training.report.words import counted, file_name, settings, taken, versions
+from vaeserve_training.report.words import counted, file_name, prior_words, settings, taken, versions
 from vaeserve_training.run import Run
 from vaeserve_training.vae import VAE
 
@@ -95,6 +95,7 @@ def subject_of(run: Run, rows: Dataset | None = None) -> Subject:
         rows_name="rows held out for the test" if rows is None else rows.name,
         evaluations=run.evaluations(),
         held_out=record.test,
+        prior=prior_words(vae.prior.name),
         best_step=int(record.best["step"]),
         masked=tuple(columns[index].name for index in vae.features.constant),
         absent={
@@ -144,10 +145,10 @@ def _data(run: Run) -> dict[str, str]:
 
 def _design(ensemble: Ensemble) -> dict[str, str]:
     vae = ensemble.member
-    prior = vae.prior.name.replace("_", " ")
+    prior = prior_words(vae.prior.name)
     facts = {
         "latent space": counted(vae.latent_dim, "dimension"),
-        "prior": "N(0, I) in training" + ("" if prior == "standard normal" else f"; rows are scored under {prior}"),
+        "prior": "N(0, I) in training" + ("" if prior == "N(0, I)" else f"; rows are scored under {prior}"),
         "posterior": _posterior(vae),
         "likelihood": ", ".join(vae.likelihoods).replace("_", " "),
         "nats are of": vae.density,

@@ -15,6 +15,7 @@ from vaeserve_training.report.style import FONT, WIDTH, variables
 FILE = "index.html"
 # By which a page of ours is known, a report or a sweep's, and which pictures it came with.
 GENERATOR = "vaeserve"
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?(e[+-]\d+)?%?")
 _PICTURE = re.compile(r'data-picture="([a-z0-9-]+)"')
 
 _TEMPLATES = jinja2.Environment(
@@ -37,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text and numbers; numbers line up at the right."""
+    """Rows of text and numbers; numbers line up at the right, also those that are text already."""
 
     title: str
     header: tuple[str, ...]
@@ -103,12 +104,16 @@ class Page:
             width=WIDTH,
             kind=lambda part: type(part).__name__,
             cell=_cell,
-            number=lambda value: isinstance(value, int | float),
+            number=_is_number,
         )
 
 
 def _cell(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _is_number(value: str | float) -> bool:
+    return not isinstance(value, str) or _NUMBER.fullmatch(value) is not None
 
 
 def write(page: Page, folder: Path) -> Path:

@@ -60,7 +60,8 @@ def _glance(subject: Subject, shown: Shown | None) -> dict[str, str]:
     if None not in parts:
         elbo, log_likelihood, kl = parts
         facts["held-out ELBO"] = (
-            f"{elbo:.4g} nats = {log_likelihood:.4g} reconstruction - {kl:.4g} KL, by the encoder's posterior"
+            f"{elbo:.4g} nats = {log_likelihood:.4g} reconstruction - {kl:.4g} KL, by the encoder's posterior, "
+            f"under {'the prior of ' if subject.prior == 'exemplars' else ''}{subject.prior}"
         )
     if "auroc" in subject.held_out:
         facts["held-out AUROC"] = f"{subject.held_out['auroc']:.3f}"

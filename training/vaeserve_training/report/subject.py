@@ -51,8 +51,8 @@ class Subject:
     rows: to show the model on, at most `MOST_ROWS`, none of which trained it; None where there are none. golden:
     latents of synthetic rows, [rows, latent], to go between where there are no others. calibration: scores of held-out
     normal rows. evaluations: figures over training, an entry an evaluation, as a run has them. held_out: means over
-    normal rows that neither trained nor stopped it, nats. masked: columns that had one value only. absent: what isn't
-    known, and how to get it.
+    normal rows that neither trained nor stopped it, nats. prior: what rows are scored under. masked: columns that had
+    one value only. absent: what isn't known, and how to get it.
     """
 
     title: str
@@ -70,6 +70,7 @@ class Subject:
     evaluations: Sequence[Mapping[str, Any]] = ()
     best_step: int | None = None
     held_out: Mapping[str, float] = field(default_factory=dict)
+    prior: str = "N(0, I)"
     masked: Sequence[str] = ()
     parity: Parity | None = None
     absent: Mapping[str, str] = field(default_factory=dict)

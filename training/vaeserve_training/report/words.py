@@ -48,6 +48,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
+def prior_words(name: str) -> str:
+    """Return what the prior of a name is called on a page."""
+    return "N(0, I)" if name == "standard_normal" else name.replace("_", " ")
+
+
 def taken(signature: Signature) -> dict[str, str]:
     """Return what rows of a signature are, as facts."""
     if not signature.columns:

@@ -110,7 +110,7 @@ class Sweep:
         """Return the trade-off table in Markdown, and below it the verdicts."""
         heads = ["", *(head.replace(" ", "<br>") for head in self.heads)]
         rows = [[str(entry.case), *self.cells(entry)] for entry in self.entries]
-        lines = [f"| {' | '.join(line)} |\n" for line in [heads, ["---"] * len(heads), *rows]]
+        lines = [f"| {' | '.join(line)} |\n" for line in [heads, ["---", *["---:"] * len(self.heads)], *rows]]
         return "".join([*lines, "\n", *(f"- {said}\n" for said in self.said())])
 
     def said(self) -> list[str]:

@@ -33,8 +33,9 @@ CRITERIA = {
         f"the sweep's least, and a sample quality below {POOR:.2f} of the sweep's best"
     ),
     Verdict.BALANCED: (
-        f"of the weightings that are neither of the others, with emptiness below {EMPTY:g} nats a latent dimension and "
-        f"{MOSTLY_EXPLAINED:.0%} or more of the variance explained, the one with the best sample quality"
+        f"of the weightings that are neither of the others, with emptiness below {EMPTY:g} nats a latent dimension, "
+        f"{MOSTLY_EXPLAINED:.0%} or more of the variance explained and a sample quality of {POOR:.2f} of the "
+        "sweep's best or more, the one with the best"
     ),
     Verdict.COLLAPSED: (
         f"no active unit, or less than {NOTHING_EXPLAINED:.0%} of the variance explained by the reconstruction"
@@ -52,7 +53,10 @@ def verdicts(rows: Sequence[Measurement]) -> list[Verdict | None]:
     candidates = [
         index
         for index, row in enumerate(rows)
-        if found[index] is None and _emptiness(row) < EMPTY and row.explained >= MOSTLY_EXPLAINED
+        if found[index] is None
+        and _emptiness(row) < EMPTY
+        and row.explained >= MOSTLY_EXPLAINED
+        and not _poor(row, standing)
     ]
     if candidates:
         found[max(candidates, key=lambda index: rows[index].sample_quality)] = Verdict.BALANCED
@@ -65,9 +69,12 @@ def _collapsed(row: Measurement) -> bool:
 
 def _isolated(row: Measurement, standing: Sequence[Measurement]) -> Verdict | None:
     sharpest = min(other.reconstruction_error for other in standing)
-    best = max(other.sample_quality for other in standing)
     sharp = row.reconstruction_error <= SHARP * sharpest
-    return Verdict.ISOLATED if sharp and _emptiness(row) >= EMPTY and row.sample_quality < POOR * best else None
+    return Verdict.ISOLATED if sharp and _emptiness(row) >= EMPTY and _poor(row, standing) else None
+
+
+def _poor(row: Measurement, standing: Sequence[Measurement]) -> bool:
+    return row.sample_quality < POOR * max(other.sample_quality for other in standing)
 
 
 def _emptiness(row: Measurement) -> float:
