@@ -6,8 +6,8 @@ Python's, and the caller's thread writes what they made, in order.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
@@ -172,9 +172,11 @@ def in_order(
 
 def _result(future: Future[R], stop: Stop | None) -> R:
     """Return what a future gives; raises StoppedError where `stop` is set before."""
-    while stop is not None and not wait([future], timeout=POLL_S).done:
+    while stop is not None and not future.done():
         if stop.is_set():
             raise StoppedError
+        with suppress(TimeoutError):
+            future.exception(POLL_S)
     return future.result()
 
 
