@@ -21,7 +21,6 @@ GIVEN_CLAIMS = {"vaeserve-data", "vaeserve-models"}
 GIVEN_SECRETS = {"vaeserve-tls", "vaeserve-callers", "vaeserve-metrics", "vaeserve-models"}
 # Of the image, and of every pod of an indexed Job.
 GIVEN_VARIABLES = {"MODELS_URL", "JOB_COMPLETION_INDEX"}
-EXIT_CODES = {2: "FailIndex", 143: "Ignore"}
 
 
 def references(manifests: Sequence[Manifest]) -> Faults:
@@ -230,6 +229,9 @@ def jobs(manifests: Sequence[Manifest]) -> Faults:
         pod = spec["template"]["spec"]
         if spec.get("ttlSecondsAfterFinished", 0) < 3600:
             yield f"{named(manifest)}: is gone before anyone has looked"
+        if "activeDeadlineSeconds" not in spec:
+            yield f"{named(manifest)}: may hang for ever"
+        yield from _ending(manifest, spec)
         if manifest["kind"] == "CronJob" and manifest["spec"].get("concurrencyPolicy") != "Forbid":
             yield f"{named(manifest)}: runs beside itself"
         if spec.get("completionMode") != "Indexed":
@@ -242,21 +244,31 @@ def jobs(manifests: Sequence[Manifest]) -> Faults:
             yield f"{named(manifest)}: a second pod begins anew"
         if "successPolicy" in spec:
             yield f"{named(manifest)}: calls a part a success"
-        if pod["restartPolicy"] != "Never" or "backoffLimitPerIndex" not in spec:
-            yield f"{named(manifest)}: Kubernetes doesn't count its failures"
-        said: dict[int, str] = {}
-        for rule in spec["podFailurePolicy"]["rules"]:
-            codes = rule.get("onExitCodes", {"values": [], "containerName": container["name"]})
-            said |= dict.fromkeys(codes["values"], rule["action"])
-            if codes["containerName"] != container["name"]:
-                yield f"{named(manifest)}: a rule on {codes['containerName']}, which isn't there"
-        drained = {"type": "DisruptionTarget", "status": "True"}
-        ignored = [drained in rule.get("onPodConditions", []) and rule["action"] == "Ignore"
-                   for rule in spec["podFailurePolicy"]["rules"]]  # fmt: skip
-        if not any(ignored):
-            yield f"{named(manifest)}: counts a drained node as a failure"
-        if said != EXIT_CODES:
-            yield f"{named(manifest)}: exit codes mean {said}"
+        if "backoffLimitPerIndex" not in spec:
+            yield f"{named(manifest)}: one part's failures fail the others"
+
+
+def _ending(manifest: Manifest, spec: Manifest) -> Faults:
+    """What our exit codes mean to Kubernetes."""
+    pod = spec["template"]["spec"]
+    if pod["restartPolicy"] != "Never" or "podFailurePolicy" not in spec:
+        yield f"{named(manifest)}: Kubernetes doesn't look at its exit codes"
+        return
+    containers = {container["name"] for container in [*pod["containers"], *pod.get("initContainers", [])]}
+    bad_input = "FailIndex" if spec.get("completionMode") == "Indexed" else "FailJob"
+    said: dict[int, str] = {}
+    for rule in spec["podFailurePolicy"]["rules"]:
+        codes = rule.get("onExitCodes", {"values": []})
+        said |= dict.fromkeys(codes["values"], rule["action"])
+        if codes.get("containerName", next(iter(containers))) not in containers:
+            yield f"{named(manifest)}: a rule on {codes['containerName']}, which isn't there"
+    drained = {"type": "DisruptionTarget", "status": "True"}
+    ignored = [drained in rule.get("onPodConditions", []) and rule["action"] == "Ignore"
+               for rule in spec["podFailurePolicy"]["rules"]]  # fmt: skip
+    if not any(ignored):
+        yield f"{named(manifest)}: counts a drained node as a failure"
+    if said != {2: bad_input, 143: "Ignore"}:
+        yield f"{named(manifest)}: exit codes mean {said}"
 
 
 def repositories(manifests: Sequence[Manifest]) -> Faults:
