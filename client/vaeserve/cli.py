@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed or the verdict is no, 2 bad usage or bad input.
 """
 
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -284,6 +285,31 @@ def health(
         serving = client.health(name)
     print("SERVING" if serving else "NOT_SERVING")
     raise typer.Exit(0 if serving else 1)
+
+
+@app.command()
+@connects
+def bench(
+    target: Annotated[str, typer.Argument(metavar="HOST:PORT")],
+    model: Annotated[str, typer.Option(help="The model to ask.")],
+    version: Annotated[str, typer.Option(help="Its version; the newest if not given.")] = "",
+    callers: Annotated[int, typer.Option(min=1, help="Calls at once.")] = 64,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a call.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long, beside a second to warm up.")] = 10.0,
+    coalesce_ms: Annotated[
+        float, typer.Option(min=0, max=1000, help="Let the client join calls of so many milliseconds.")
+    ] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Load a service with rows that its model invents; say how many calls it answers, and how fast."""
+    from vaeserve import bench
+
+    load = bench.Load(callers, rows, seconds, coalesce_ms)
+    measured = bench.bench(target, model, version=version, load=load)
+    if as_json:
+        print(json.dumps(measured.to_json()))
+    else:
+        measured.show(Console(highlight=False))
 
 
 @app.command()

@@ -16,7 +16,7 @@ from vaeserve_jobs.plan import Plan
 from vaeserve_jobs.store import Store
 from vaeserve_jobs.task import Answer, Task
 
-BATCH_ROWS = 8192
+BATCH_ROWS = 32_768
 BATCH_BYTES = 4 * 2**20
 
 
