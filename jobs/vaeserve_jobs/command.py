@@ -128,7 +128,8 @@ def _run(order: Order, way: Way, console: Console) -> None:
         else:
             shows.append(Lines(lambda line: print(line, file=sys.stderr, flush=True)))
         if way.metrics_file:
-            shows.append(MetricsFile(way.metrics_file, {"job": Path(order.out).name}))
+            labels = {"job": Path(order.out).name}
+            shows.append(MetricsFile(way.metrics_file, labels, lambda what: console.print(what, markup=False)))
         meter = Meter(*shows)
 
         def told() -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Plan:
             for field in ("keep", "files", "skipped"):
                 said[field] = tuple(tuple(one) if isinstance(one, list) else one for one in said[field])
             return cls(**said)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{name}: {error}: no plan of this version; expected another --out") from None
 
     @property

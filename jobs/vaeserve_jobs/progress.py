@@ -149,11 +149,17 @@ class Bar(Show):
 
 
 class MetricsFile(Show):
-    """A file of Prometheus metrics for node_exporter's textfile collector; it is replaced whole."""
+    """A file of Prometheus metrics for node_exporter's textfile collector; it is replaced whole.
 
-    def __init__(self, path: Path, labels: dict[str, str]) -> None:
+    One that can't be written is told before anything is computed. A job that has begun isn't stopped by a disk that
+    is full: the file stays as it was, which `say` is told once.
+    """
+
+    def __init__(self, path: Path, labels: dict[str, str], say: Callable[[str], None]) -> None:
         self._path = path
         self._labels = labels
+        self._say = say
+        self._was_written = self._has_said = False
         self._registry = CollectorRegistry()
         self._computed = self._gauge("vaeserve_job_computed_rows", "Rows computed by this process.")
         self._rate = self._gauge("vaeserve_job_rows_per_second", "Rows computed a second since the start.")
@@ -164,7 +170,7 @@ class MetricsFile(Show):
         self._scored = self._gauge("vaeserve_job_scored_rows", "Rows of those shards.", "status")
 
     def told(self, meter: Meter) -> None:
-        """Write the file; raises ConfigError, naming it, where it can't be."""
+        """Write the file; raises ConfigError, naming it, where it can't be the first time."""
         values = {
             self._computed: meter.counted,
             self._rate: meter.rows_per_s,
@@ -180,7 +186,13 @@ class MetricsFile(Show):
         try:
             write_to_textfile(str(self._path), self._registry)
         except OSError as error:
-            raise ConfigError(f"--metrics-file {self._path}: {error.strerror}; expected a file to write to") from None
+            said = f"--metrics-file {self._path}: {error.strerror}; expected a file to write to"
+            if not self._was_written:
+                raise ConfigError(said) from None
+            if not self._has_said:
+                self._say(f"warning: {said}")
+            self._has_said = True
+        self._was_written = True
 
     def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
         return Gauge(name, what, (*self._labels, *labels), registry=self._registry)

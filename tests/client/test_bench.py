@@ -1,6 +1,8 @@
 """The load that `vaeserve bench` puts on a real service."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -9,8 +11,6 @@ from vaeserve.bench import Load, bench
 from vaeserve.errors import InvalidInputError, NotFoundError
 from vaeserve.local import LocalService
 from vaeserve.scores import Scores
-
-from .test_cli import run
 
 BRIEFLY = Load(callers=4, rows=3, seconds=0.3)
 
@@ -89,11 +89,15 @@ def test_what_cannot_be_asked_is_refused(service: LocalService) -> None:
 
 def test_the_command_says_it_to_people_and_to_programs(service: LocalService) -> None:
     """Text for people, JSON for programs, and 2 for a model that isn't there."""
-    flags = ["--model", "table7", "--seconds", "0.3", "--callers", "2"]
-    said = run("bench", service.target, *flags).stdout
+
+    def run(*flags: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "vaeserve", "bench", service.target, "--seconds", "0.3", *flags]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+    said = run("--model", "table7", "--callers", "2").stdout
     assert "table7, version 1: 2 callers" in said
     assert "requests/s" in said
     assert "(p99)" in said
-    assert json.loads(run("bench", service.target, *flags, "--json").stdout)["failed"] == {}
-    missing = run("bench", service.target, "--model", "fraud")
+    assert json.loads(run("--model", "table7", "--json").stdout)["failed"] == {}
+    missing = run("--model", "fraud")
     assert (missing.returncode, "fraud" in missing.stderr) == (2, True)

@@ -90,13 +90,13 @@ def test_what_is_done_is_done(tmp_path: Path) -> None:
         run.meter.end()
     assert (run.meter.share, run.meter.seconds_left) == (1.0, 0.0)
     assert "100%" in screen.getvalue()
-    Meter(MetricsFile(tmp_path / "job.prom", {"job": "nightly"})).end()
+    Meter(MetricsFile(tmp_path / "job.prom", {"job": "nightly"}, print)).end()
     assert 'vaeserve_job_done_ratio{job="nightly"} 1.0' in (tmp_path / "job.prom").read_text()
 
 
 def test_metrics_are_a_file_that_prometheus_reads(tmp_path: Path) -> None:
     """The file has what is done so far, in Prometheus' form, and nothing half-written lies beside it."""
-    run = Run(MetricsFile(tmp_path / "job.prom", {"job": "nightly"}))
+    run = Run(MetricsFile(tmp_path / "job.prom", {"job": "nightly"}, print))
     run.rows(100, seconds=10)
     run.meter.shard(
         0, Tally(rows=100, written=100, anomalous=3, by_status=Counter({"OK": 99, "UNSCORABLE_MISSING": 1}))
@@ -112,4 +112,20 @@ def test_metrics_are_a_file_that_prometheus_reads(tmp_path: Path) -> None:
     assert values["vaeserve_job_scored_rows", "unscorable_missing"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["job.prom"]
     with pytest.raises(ConfigError, match=r"--metrics-file .*none.job.prom: No such file or directory"):
-        Run(MetricsFile(tmp_path / "none" / "job.prom", {"job": "nightly"}))
+        Run(MetricsFile(tmp_path / "none" / "job.prom", {"job": "nightly"}, print))
+
+
+def test_a_job_that_has_begun_goes_on_without_its_metrics(tmp_path: Path) -> None:
+    """Where the file can't be written any more, that is said once, and no row is lost for it."""
+    (tmp_path / "metrics").mkdir()
+    said: list[str] = []
+    run = Run(MetricsFile(tmp_path / "metrics" / "job.prom", {"job": "nightly"}, said.append))
+    (tmp_path / "metrics" / "job.prom").unlink()
+    (tmp_path / "metrics").rmdir()
+    run.rows(100, seconds=10)
+    run.rows(100, seconds=10)
+    run.meter.end()
+    assert run.meter.counted == 200
+    (warning,) = said
+    assert warning.startswith("warning: --metrics-file ")
+    assert "No such file or directory" in warning

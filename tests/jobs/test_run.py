@@ -283,6 +283,9 @@ def test_a_job_of_other_things_is_not_resumed(run_job: RunJob, table_file: Path,
         run_job(source, tmp_path / "other", resume=True, **SHARDED)
     with pytest.raises(ConfigError, match="is a file; expected a folder"):
         run_job(table_file, source, **SHARDED)
+    (out / "_plan.json").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match="_plan.json: .*: no plan of this version; expected another --out"):
+        run_job(source, out, resume=True, **SHARDED)
 
 
 def test_an_output_is_none_of_the_inputs_files(run_job: RunJob, table_file: Path, tmp_path: Path) -> None:
