@@ -22,10 +22,11 @@ from vaeserve.signature import Signature
 from vaeserve.source import Source, inputs_of, open_source
 from vaeserve_jobs.decoded import columns_of, grid, new_rows
 from vaeserve_jobs.generate import generate_file, interpolate_file
+from vaeserve_jobs.job import BATCH_ROWS
 from vaeserve_jobs.model import LocalModel, ServerModel
 from vaeserve_jobs.output import new_output
 
-COUNT = 9000  # more than a batch
+COUNT = BATCH_ROWS + 1000
 
 
 @pytest.fixture(params=["local", "server"])
@@ -86,7 +87,7 @@ def test_a_generated_table_is_the_services(models: Any, coder_of: Any, client: C
     generate_file(
         tmp_path / "o.parquet", coder=coder_of("mixed"), count=COUNT, seed=3, temperature=0.8, on_batch=batches.append
     )
-    assert batches == [8192, COUNT - 8192]
+    assert batches == [BATCH_ROWS, 1000]
     table = pq.read_table(tmp_path / "o.parquet")
     expected = client.generate("mixed", COUNT, seed=3, temperature=0.8).outputs
     signature = bundle_of(models, "mixed").manifest.signature
