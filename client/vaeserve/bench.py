@@ -84,8 +84,8 @@ class Measured:
         """Say it to a person."""
         load = self.load
         console.print(
-            f"{self.model}, version {self.version}: {load.callers} callers with {load.rows} rows each, "
-            f"{load.seconds:g} s"
+            f"{self.model}, version {self.version}: {load.callers} calls at once of {load.rows} "
+            f"row{'' if load.rows == 1 else 's'}, {load.seconds:g} s"
         )
         per_s = self.requests_per_s
         console.print(f"{per_s:,.0f} requests/s, {per_s * load.rows:,.0f} rows/s, {self.failed.total()} failed")

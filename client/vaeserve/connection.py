@@ -78,6 +78,8 @@ class Connection:
     def __post_init__(self) -> None:
         if not isinstance(self.target, str) or not self.target:
             raise ConfigError(f"target: {self.target!r}; expected HOST:PORT, or dns:///HOST:PORT")
+        if not isinstance(self.tls, Tls | None):
+            raise ConfigError(f"tls: {self.tls!r}; expected Tls(ca=...), or Tls() for the authorities of gRPC")
         if self.token is None:
             return
         # Its value is in no message, for messages are logged.

@@ -1,8 +1,12 @@
 """The caller's trace, passed on where OpenTelemetry is in use."""
 
+import re
 import sys
 
 from vaeserve.transport import Metadata
+
+# What gRPC carries; a call with anything else would fail, for a trace.
+_NAME, _VALUE = re.compile(r"[0-9a-z_.-]+"), re.compile(r"[ -~]*")
 
 
 def trace_context() -> Metadata:
@@ -16,4 +20,5 @@ def trace_context() -> Metadata:
 
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
-    return tuple((name.lower(), value) for name, value in carrier.items())
+    said = ((name.lower(), value) for name, value in carrier.items())
+    return tuple((name, value) for name, value in said if _NAME.fullmatch(name) and _VALUE.fullmatch(value))

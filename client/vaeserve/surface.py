@@ -46,7 +46,7 @@ class Surface:
         coalesce_ms: float,
         retry: bool,
     ) -> None:
-        if not 0 <= coalesce_ms <= 1000:
+        if not (isinstance(coalesce_ms, int | float) and 0 <= coalesce_ms <= 1000):
             raise InvalidInputError(f"coalesce_ms: {coalesce_ms!r}; expected 0 to 1000, 0 to join no calls")
         self._stub: Any = VaeServiceStub(channel)
         self._health: Any = health_pb2_grpc.HealthStub(channel)

@@ -95,7 +95,7 @@ def test_the_command_says_it_to_people_and_to_programs(service: LocalService) ->
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
     said = run("--model", "table7", "--callers", "2").stdout
-    assert "table7, version 1: 2 callers" in said
+    assert "table7, version 1: 2 calls at once of 1 row, 0.3 s" in said
     assert "requests/s" in said
     assert "(p99)" in said
     assert json.loads(run("--model", "table7", "--json").stdout)["failed"] == {}

@@ -213,6 +213,14 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
         Client("")
 
 
+def test_arguments_of_another_type_are_named() -> None:
+    """Such as a path where a Tls goes, and text for a number."""
+    with pytest.raises(ConfigError, match=r"tls: 'ca.crt'; expected Tls\(ca=...\)"):
+        Client("localhost:1", tls="ca.crt")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="coalesce_ms: '5'; expected 0 to 1000"):
+        Client("localhost:1", coalesce_ms="5")  # type: ignore[arg-type]
+
+
 def test_a_client_for_tasks_is_made_among_them() -> None:
     """An AsyncClient that no event loop could use is refused as it is made, and not at its first call."""
     with pytest.raises(

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry import context, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from vaeserve import AsyncClient, Client
@@ -53,6 +53,19 @@ async def test_the_callers_trace_is_passed_on(told: Any) -> None:
     with Client(target) as client:
         client.models()
     assert seen == [([PARENT], ["Bearer a"]), ([PARENT], []), ([], [])]
+
+
+def test_what_grpc_cannot_carry_is_left_out(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A propagator of the caller's that writes other characters than headers have costs no call; the rest is told."""
+    target, seen = told
+
+    def strange(carrier: dict[str, str]) -> None:
+        carrier.update({"traceparent": PARENT, "mood": "gl\u00fccklich", "two words": "a", "lines": "a\nb"})
+
+    monkeypatch.setattr(propagate, "inject", strange)
+    with Client(target) as client:
+        client.models()
+    assert seen == [([PARENT], [])]
 
 
 def test_opentelemetry_is_loaded_by_nobody_but_the_caller(told: Any) -> None:
