@@ -242,7 +242,8 @@ def jobs(manifests: Sequence[Manifest]) -> Faults:
             yield f"{named(manifest)}: {spec['completions']} pods for {parts} parts"
         if "--resume" not in container["args"]:
             yield f"{named(manifest)}: a second pod begins anew"
-        if "successPolicy" in spec:
+        rules = spec.get("successPolicy", {}).get("rules", [{"succeededCount": spec["completions"]}])
+        if any(rule != {"succeededCount": spec["completions"]} for rule in rules):
             yield f"{named(manifest)}: calls a part a success"
         if "backoffLimitPerIndex" not in spec:
             yield f"{named(manifest)}: one part's failures fail the others"
