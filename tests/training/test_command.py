@@ -121,6 +121,25 @@ def kill_when(arguments: list[str], ready: Callable[[], bool]) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
+def test_who_interrupts_a_training_is_told_how_it_goes_on(table: Path, tmp_path: Path) -> None:
+    """Ctrl-C leaves the last checkpoint, and says so."""
+    checkpoint = tmp_path / "run.training" / "checkpoint.pt"
+    arguments = command(
+        table, tmp_path / "run", "--set", "optimizer.checkpoint_seconds=0", "--set", "optimizer.max_steps=1000000"
+    )
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode in (1, 130)
+    assert "run: stopped; --resume goes on from the last checkpoint" in " ".join(said.split())
+    assert checkpoint.exists()
+
+
 @pytest.fixture(scope="module")
 def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the command that nobody disturbed."""

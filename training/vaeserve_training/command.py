@@ -86,7 +86,12 @@ def train(
         def show(evaluation: Evaluation) -> None:
             progress.update(task, completed=evaluation.step, elbo=f"{evaluation.elbo:.2f}")
 
-        trained = train_vae(parts, settings, seed=seed, device=device, checkpoints=checkpoints, on_evaluation=show)
+        try:
+            trained = train_vae(parts, settings, seed=seed, device=device, checkpoints=checkpoints, on_evaluation=show)
+        except KeyboardInterrupt:
+            if checkpoints.path.exists():
+                console.print(f"{escape(str(out))}: stopped; --resume goes on from the last checkpoint")
+            raise
         progress.update(task, total=trained.evaluations[-1].step)  # it may have stopped early
     if not leads:
         return
