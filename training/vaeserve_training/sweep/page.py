@@ -1,6 +1,7 @@
 """The page of a sweep: the table, what is traded for what, and each model in pictures."""
 
 from vaeserve_training.report.page import Figure, Note, Page, Section, Table
+from vaeserve_training.report.words import file_name
 from vaeserve_training.sweep.pictures import (
     decoded_plane,
     divergences,
@@ -24,7 +25,7 @@ def page_of(sweep: Sweep) -> Page:
     if sweep.autoencoder is not None:
         sections.insert(2, _comparison(sweep, sweep.autoencoder, tiles))
     return Page(
-        title=f"{sweep.data}: what the weight of the KL trades",
+        title=f"{file_name(sweep.data)}: what the weight of the KL trades",
         lead=(
             "The same model, trained on the same rows under several weights of the KL divergence, and measured on rows "
             "that were held out."
