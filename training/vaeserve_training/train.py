@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: climb the bound on the training rows, stop on the held-out one."""
+"""The training loop: climb the bound on the training rows, stop on the held-out one."""
 
 import copy
 import logging
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -92,86 +91,135 @@ def train(
     `checkpoints`. Raises DataError if the loss stops being a number, RunError if a checkpoint can't be read or written.
     """
     config = config.resolve(split.train.signature, rows=len(split.train))
-    steps, objective = config.optimizer, config.objective
-    fabric = fabric_for(device, steps)
-    if fabric.world_size > 1 and (objective.contamination or objective.free_bits):
+    fabric = fabric_for(device, config.optimizer)
+    _refuse_parts_of_batches(config.objective, processes=fabric.world_size)
+    training = _Training(split, config, seed=seed, fabric=fabric, checkpoints=checkpoints)
+    saved = time.monotonic()
+    with threads_for(training.learner, training.batches.rows):
+        while not training.is_over:
+            training.climb()
+            if training.step % config.optimizer.evaluate_every and training.step != config.optimizer.max_steps:
+                continue
+            on_evaluation(training.evaluate())
+            if time.monotonic() - saved >= config.optimizer.checkpoint_seconds and training.save():
+                saved = time.monotonic()
+    return training.best()
+
+
+def _refuse_parts_of_batches(objective: ObjectiveConfig, *, processes: int) -> None:
+    if processes > 1 and (objective.contamination or objective.free_bits):
         raise ConfigError(
-            f"objective.contamination and objective.free_bits go by a whole batch, of which {fabric.world_size} "
+            f"objective.contamination and objective.free_bits go by a whole batch, of which {processes} "
             "processes see a part each; expected one process"
         )
-    ensemble = _untrained(split.train, config, seed=seed).to(fabric.device)
-    memory_bytes = config.data.memory_gib * 2**30
-    feed = Feed(split.train, ensemble, device=fabric.device, memory_bytes=memory_bytes)
-    watched = (split.validation if len(split.validation) else split.train)[slice(VALIDATION_ROWS)]
-    validation = Feed(watched, ensemble, device=fabric.device, memory_bytes=math.inf)
-    batches = Batches(
-        feed,
-        config,
-        seed=seed,
-        latent_dim=ensemble.member.latent_dim,
-        takes_noise=ensemble.member.features.takes_noise,
-        process=fabric.global_rank,
-        processes=fabric.world_size,
-    )
-    learner = learner_of(ensemble, objective)
-    adam = torch.optim.Adam(learner.parameters(), lr=steps.learning_rate, fused=True)
-    here = fabric.broadcast(checkpoints.load() if checkpoints and fabric.is_global_zero else None)
-    if here:
-        learner.load_state_dict(here.weights)
-        adam.load_state_dict(here.optimizer)
-    model, optimizer = fabric.setup(learner, adam)
-    evaluations = [Evaluation(**values) for values in here.evaluations] if here else []
-    started = saved = time.monotonic()
-    before = evaluations[-1].seconds if evaluations else 0.0
-    losses = []
 
-    with threads_for(learner, batches.rows):
-        for step in range(here.step + 1 if here else 1, steps.max_steps + 1):
-            if here and _is_over(here, evaluations, config, held_out=len(split.validation)):
-                break
-            rows, noise, seen = batches.at(step)
-            for group in adam.param_groups:
-                group["lr"] = steps.learning_rate * _rate(step, steps)
-            beta = objective.beta * min(1.0, step / max(1.0, objective.kl_warmup * steps.max_steps))
-            trim = objective.trim if step > TRIMMED_FROM * steps.max_steps else 0.0
-            loss = model(rows, noise, seen, beta, trim)  # (members,)
-            optimizer.zero_grad()
-            fabric.backward(loss.sum())
-            learner.clip_gradients(steps.gradient_norm)
-            optimizer.step()
-            losses.append(loss.detach())
 
-            if step % steps.evaluate_every and step != steps.max_steps:
-                continue
-            learner.copy_to(ensemble)
-            climbed = -torch.stack(losses).mean(1).cpu()  # (steps,)
-            measured, ensemble.best = _evaluate(ensemble, validation, objective, seed=seed)
-            evaluation = Evaluation(step, float(climbed.mean()), *measured, before + time.monotonic() - started)
-            if not math.isfinite(evaluation.train_bound + evaluation.bound):
-                raise DataError(_no_number(step, climbed, split.train, feed) + _kept(here, checkpoints))
-            losses.clear()
-            evaluations.append(evaluation)
-            on_evaluation(evaluation)
-            best = here.best if here and len(split.validation) else None
-            weights = {name: value.detach().clone() for name, value in learner.state_dict().items()}
-            if best is None or evaluation.bound > evaluations[best["index"]].bound:
-                best = {"index": len(evaluations) - 1, "member": ensemble.best, "weights": weights}
-            here = Checkpoint(step, weights, _copy(adam.state_dict()), [asdict(entry) for entry in evaluations], best)
-            if checkpoints and fabric.is_global_zero and time.monotonic() - saved >= steps.checkpoint_seconds:
-                checkpoints.save(here)
-                saved = time.monotonic()
+class _Training:
+    """A training under way: where it stands, and how it goes a step further.
 
-    assert here is not None  # noqa: S101 - the last step is always evaluated
-    learner.load_state_dict(here.best["weights"])
-    learner.copy_to(ensemble)
-    ensemble.best = here.best["member"]
-    if config.model.prior == "exemplars":
-        _fit_exemplars(ensemble, feed, config, seed=seed)
-    best_evaluation = evaluations[here.best["index"]]
-    warnings = [*_masked(split.train, ensemble.member)]
-    if not ensemble.member.point:
-        warnings += warnings_of(best_evaluation.active_units, ensemble.member.latent_dim, objective)
-    return Trained(config, ensemble.cpu().eval(), evaluations, best_evaluation, warnings)
+    step: how many steps there were. here: where it stood at its last evaluation; None before the first.
+    """
+
+    def __init__(
+        self, split: Split, config: TrainConfig, *, seed: int, fabric: Fabric, checkpoints: Checkpoints | None
+    ) -> None:
+        self._split, self._config, self._seed, self._fabric = split, config, seed, fabric
+        self._checkpoints = checkpoints if fabric.is_global_zero else None
+        self._ensemble = _untrained(split.train, config, seed=seed).to(fabric.device)
+        memory_bytes = config.data.memory_gib * 2**30
+        self._feed = Feed(split.train, self._ensemble, device=fabric.device, memory_bytes=memory_bytes)
+        watched = (split.validation if len(split.validation) else split.train)[slice(VALIDATION_ROWS)]
+        self._validation = Feed(watched, self._ensemble, device=fabric.device, memory_bytes=math.inf)
+        self.batches = Batches(
+            self._feed,
+            config,
+            seed=seed,
+            latent_dim=self._ensemble.member.latent_dim,
+            takes_noise=self._ensemble.member.features.takes_noise,
+            process=fabric.global_rank,
+            processes=fabric.world_size,
+        )
+        self.learner = learner_of(self._ensemble, config.objective)
+        self._adam = torch.optim.Adam(self.learner.parameters(), lr=config.optimizer.learning_rate, fused=True)
+        self._here: Checkpoint | None = fabric.broadcast(self._checkpoints.load() if self._checkpoints else None)
+        self._evaluations: list[Evaluation] = []
+        self.step = 0
+        if self._here:
+            self.learner.load_state_dict(self._here.weights)
+            self._adam.load_state_dict(self._here.optimizer)
+            self._evaluations = [Evaluation(**values) for values in self._here.evaluations]
+            self.step = self._here.step
+        self._model, self._optimizer = fabric.setup(self.learner, self._adam)
+        self._losses: list[Tensor] = []
+        # When it would have begun, had it never been stopped.
+        self._began = time.monotonic() - (self._evaluations[-1].seconds if self._evaluations else 0.0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there are no steps left, or the held-out bound has risen for the last time."""
+        if self.step >= self._config.optimizer.max_steps:
+            return True
+        held_out = len(self._split.validation)
+        return self._here is not None and _is_over(self._here, self._evaluations, self._config, held_out=held_out)
+
+    def climb(self) -> None:
+        """Go a step further."""
+        self.step += 1
+        steps, objective = self._config.optimizer, self._config.objective
+        rows, noise, seen = self.batches.at(self.step)
+        for group in self._adam.param_groups:
+            group["lr"] = steps.learning_rate * _rate(self.step, steps)
+        beta = objective.beta * min(1.0, self.step / max(1.0, objective.kl_warmup * steps.max_steps))
+        trim = objective.trim if self.step > TRIMMED_FROM * steps.max_steps else 0.0
+        loss = self._model(rows, noise, seen, beta, trim)  # (members,)
+        self._optimizer.zero_grad()
+        self._fabric.backward(loss.sum())
+        self.learner.clip_gradients(steps.gradient_norm)
+        self._optimizer.step()
+        self._losses.append(loss.detach())
+
+    def evaluate(self) -> Evaluation:
+        """Measure the held-out rows, and remember the weights if there were none better; raises DataError for NaN."""
+        self.learner.copy_to(self._ensemble)
+        climbed = -torch.stack(self._losses).mean(1).cpu()  # (steps,)
+        self._losses.clear()
+        measured, member = _evaluate(self._ensemble, self._validation, self._config.objective, seed=self._seed)
+        evaluation = Evaluation(self.step, float(climbed.mean()), *measured, time.monotonic() - self._began)
+        if not math.isfinite(evaluation.train_bound + evaluation.bound):
+            said = _no_number(self.step, climbed, self._split.train, self._feed)
+            if self._checkpoints and self._here and self.save():
+                said += f"; the checkpoint of step {self._here.step} is kept at {self._checkpoints.path}"
+            raise DataError(said)
+        self._evaluations.append(evaluation)
+        best = self._here.best if self._here and len(self._split.validation) else None
+        weights = {name: value.detach().clone() for name, value in self.learner.state_dict().items()}
+        if best is None or evaluation.bound > self._evaluations[best["index"]].bound:
+            best = {"index": len(self._evaluations) - 1, "member": member, "weights": weights}
+        evaluations = [asdict(entry) for entry in self._evaluations]
+        self._here = Checkpoint(self.step, weights, copy.deepcopy(self._adam.state_dict()), evaluations, best)
+        return evaluation
+
+    def save(self) -> bool:
+        """Write where it stood at its last evaluation, if that is this process's to do; tell whether it was."""
+        if self._checkpoints is None or self._here is None:
+            return False
+        self._checkpoints.save(self._here)
+        return True
+
+    def best(self) -> Trained:
+        """Return the model as it was at the best of its evaluations."""
+        assert self._here is not None  # noqa: S101 - the last step is always evaluated
+        ensemble, config = self._ensemble, self._config
+        self.learner.load_state_dict(self._here.best["weights"])
+        self.learner.copy_to(ensemble)
+        ensemble.best = self._here.best["member"]
+        if config.model.prior == "exemplars":
+            _fit_exemplars(ensemble, self._feed, config, seed=self._seed)
+        evaluation = self._evaluations[self._here.best["index"]]
+        warnings = [*_masked(self._split.train, ensemble.member)]
+        if not ensemble.member.point:
+            warnings += warnings_of(evaluation.active_units, ensemble.member.latent_dim, config.objective)
+        return Trained(config, ensemble.cpu().eval(), self._evaluations, evaluation, warnings)
 
 
 def fabric_for(device: str, config: OptimizerConfig) -> Fabric:
@@ -344,17 +392,3 @@ def _no_number(step: int, climbed: Tensor, dataset: Dataset, feed: Feed) -> str:
         name = dataset.signature.features[int(feature)]
         cause += f", or --drop {name!r}, which has values {float(largest):.3g} times its usual deviation"
     return f"{dataset.name}: the loss is no number at step {at}; expected a finite one: {cause}"
-
-
-def _kept(here: Checkpoint | None, checkpoints: Checkpoints | None) -> str:
-    """Keep the last good checkpoint, and say where."""
-    if not (here and checkpoints):
-        return ""
-    checkpoints.save(here)
-    return f"; the checkpoint of step {here.step} is kept at {checkpoints.path}"
-
-
-def _copy(state: dict[str, Any]) -> dict[str, Any]:
-    """Return an optimizer's state as it is now."""
-    copied: dict[str, Any] = copy.deepcopy(state)
-    return copied
