@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from vaeserve.calls import Calls, Deadline
-from vaeserve.errors import CallerError, InvalidInputError, NotFoundError, VaeserveError
+from vaeserve.errors import CallerError, InternalError, InvalidInputError, NotFoundError, VaeserveError
 from vaeserve.messages import read_scores
 from vaeserve.parts import joined
 from vaeserve.scores import Scores
@@ -135,15 +135,16 @@ class ScoreStream:
     async def _judged(self, error: Any, part: _Part, deadline: Deadline, attempt: int) -> Any:
         """Return the answer to the oldest request by a call of its own, or `END` once the stream may be opened again.
 
-        A stream ends with the first fault of any request, and may take with it answers to those before. Raises the
-        oldest's own fault.
+        A stream ends with the first fault of any request, and may take with it answers to those before. Where it ends
+        as gRPC's asyncio client writes, that client says INTERNAL, whatever the service has said. Raises the oldest's
+        own fault.
         """
-        if not isinstance(await self._calls.failure(error, deadline), CallerError):
+        if not isinstance(await self._calls.failure(error, deadline), CallerError | InternalError):
             await self._calls.wait_or_raise(error, deadline, attempt)
             return END
         try:
             return await self._calls.unary(self._unary, part.request, deadline)
-        except CallerError as fault:
+        except (CallerError, InternalError) as fault:
             raise type(fault)(f"{self._name(part.batch)}{fault}") from error
 
     async def _finish(self) -> None:

@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +23,7 @@ from vaeserve.errors import (
     InternalError,
     InvalidInputError,
     OverloadedError,
+    ServerError,
     UnavailableError,
     VaeserveError,
 )
@@ -73,6 +74,7 @@ class Ending(VaeServiceServicer):
 
     def __init__(self, ends: list[Ends]) -> None:
         self.ends = ends
+        self.streams: list[Ends] = []
         self.times: list[float] = []
         self.left: list[float] = []
         self.asked_s = 0.0
@@ -93,6 +95,13 @@ class Ending(VaeServiceServicer):
             self.ends.pop(0)(context)
         rows = request.inputs[0].shape[0]
         return pb.ScoreResponse(model=request.model, score=[1.0] * rows, status=[pb.OK] * rows)
+
+    def ScoreStream(self, requests: Iterator[pb.ScoreRequest], context: Any) -> Iterator[pb.ScoreResponse]:  # noqa: N802
+        """End a stream before it is read, or answer it."""
+        if self.streams:
+            self.streams.pop(0)(context)
+        for request in requests:
+            yield self.Score(request, context)
 
 
 def ending(code: grpc.StatusCode, *trailers: tuple[str, str]) -> Ends:
@@ -233,6 +242,20 @@ async def test_calls_end_with_their_client() -> None:
         over.set()
 
 
+async def test_tasks_hear_why_a_stream_ended() -> None:
+    """gRPC's asyncio client says INTERNAL of most streams that end as it writes: ours asks what it was."""
+    batches = [ROW[:, :1]] * 16
+    with served() as (target, service):
+        async with AsyncClient(target) as client:
+            for _ in range(20):
+                service.streams = [ending(grpc.StatusCode.UNAVAILABLE)] * 2
+                assert len([scores async for scores in client.score_stream("m", batches)]) == 16
+            for _ in range(20):
+                service.ends, service.streams = ([ending(grpc.StatusCode.UNAUTHENTICATED)] for _ in range(2))
+                with pytest.raises(ServerError, match="on purpose"):
+                    await anext(aiter(client.score_stream("m", batches)))
+
+
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), 1e10, "5"])
 def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
     """What is none is refused as the client is made, and as it calls."""
@@ -279,6 +302,19 @@ class Under:
             self.answered += 1
 
 
+async def stream_by_tasks(target: str, rows: Any, under: Under) -> None:
+    """Have a stream scored until it is over."""
+
+    async def batches() -> AsyncIterator[Any]:
+        while not under.over.is_set():
+            await asyncio.sleep(0)
+            yield rows
+
+    async with AsyncClient(target) as client:
+        async for _ in client.score_stream("table7", batches()):
+            under.answered += 1
+
+
 async def by_tasks(target: str, rows: Any, under: Under) -> None:
     """Have tasks call until it is over."""
     async with AsyncClient(target) as client:
@@ -296,7 +332,7 @@ async def by_tasks(target: str, rows: Any, under: Under) -> None:
 
 
 def test_no_call_is_lost_to_a_restart(models: Any, rows_of: Any, tmp_path: Any) -> None:
-    """Threads, tasks and a stream call all the while as the service is stopped and started again: none fails.
+    """Threads, tasks and streams call all the while as the service is stopped and started again: none fails.
 
     The same calls without retries do.
     """
@@ -321,6 +357,7 @@ def test_no_call_is_lost_to_a_restart(models: Any, rows_of: Any, tmp_path: Any) 
         calls = [pool.submit(under.call, partial(client.score, "table7", row[None])) for row in rows]
         calls.append(pool.submit(under.stream, client, rows))
         calls.append(pool.submit(asyncio.run, by_tasks(target, rows, under)))
+        calls.append(pool.submit(asyncio.run, stream_by_tasks(target, rows, under)))
         calls.append(pool.submit(control.call, partial(bare.score, "table7", rows)))
         try:
             serve_for(200, "first")
