@@ -159,9 +159,9 @@ def bearer(*tokens: str) -> tuple[tuple[str, str | bytes], ...]:
 async def call(
     channel: grpc.aio.Channel, method: str, metadata: Any = (), content: bytes = b""
 ) -> tuple[grpc.StatusCode, str]:
-    """Return how a call ends and what it says; any kind of RPC can be called as one of streams."""
-    start: Any = channel.stream_stream(method)
-    opened = start(iter([content]), metadata=metadata, timeout=20)
+    """Return how a call ends and what it says; any kind of RPC can be called as one with a stream of answers."""
+    start: Any = channel.unary_stream(method)
+    opened = start(content, metadata=metadata, timeout=20)
     try:
         async for _ in opened:
             pass
