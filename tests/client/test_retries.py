@@ -243,7 +243,7 @@ async def test_calls_end_with_their_client() -> None:
 
 
 async def test_tasks_hear_why_a_stream_ended() -> None:
-    """gRPC's asyncio client says INTERNAL of most streams that end as it writes: ours asks what it was."""
+    """Of most streams that end as it writes, gRPC's asyncio client says INTERNAL: ours asks what it was."""
     batches = [ROW[:, :1]] * 16
     with served() as (target, service):
         async with AsyncClient(target) as client:
