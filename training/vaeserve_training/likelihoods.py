@@ -74,7 +74,7 @@ class _Normal(LocationScale):
     def log_density(self, x: Tensor, output: Tensor) -> Tensor:
         log_scale = self.log_scale
         standardized = (x - output) * torch.exp(-log_scale)
-        return -0.5 * standardized * standardized - log_scale - 0.5 * math.log(2 * math.pi)
+        return -0.5 * standardized * standardized - (log_scale + 0.5 * math.log(2 * math.pi))
 
     @override
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
@@ -134,7 +134,7 @@ class StudentT(LocationScale):
         log_scale = self.log_scale
         standardized = (x - output) * torch.exp(-log_scale)
         tail = log1p(standardized * standardized / self.degrees)
-        return -0.5 * (self.degrees + 1) * tail - log_scale - self.log_normalizer
+        return -0.5 * (self.degrees + 1) * tail - (log_scale + self.log_normalizer)
 
     @override
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,10 @@ from torch.onnx import ops as onnx_ops
 
 from vaeserve_training.sums import total
 
+# Of an exponential beside one of 0: smaller ones add nothing to it in single precision, and past -87 they are subnormal
+# numbers, with which a processor is many times slower.
+LEAST = -80.0
+
 
 def log(x: Tensor) -> Tensor:
     """Return `log(x)`."""
@@ -32,7 +36,7 @@ def log_sum_exp(x: Tensor) -> Tensor:
     if not is_in_onnx_export():
         return torch.logsumexp(x, dim=-1)
     largest = x.amax(-1, keepdim=True)
-    return log(total(torch.exp(x - largest))) + largest.squeeze(-1)
+    return log(total(torch.exp((x - largest).clamp(min=LEAST)))) + largest.squeeze(-1)
 
 
 def _exported_log(x: Tensor) -> Tensor:

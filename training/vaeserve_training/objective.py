@@ -51,7 +51,8 @@ def draw(vae: VAE, rows: Rows, noise: Tensor, posterior: Posterior) -> Draws:
         density = density * rows.observed[:, None]
     if vae.point:  # no distribution, no ratio of two
         return Draws(posterior, density, torch.zeros_like(z[..., 0]))
-    log_posterior = -0.5 * total(noise * noise + posterior.log_variance[:, None] + LOG_2_PI)  # (rows, samples)
+    spread = total(posterior.log_variance + LOG_2_PI)[:, None]  # (rows, 1)
+    log_posterior = -0.5 * (total(noise * noise) + spread)  # (rows, samples)
     return Draws(posterior, density, vae.prior.log_density(z) - log_posterior)
 
 

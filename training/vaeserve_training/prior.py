@@ -39,7 +39,7 @@ class StandardNormal(Prior):
 
     @override
     def log_density(self, z: Tensor) -> Tensor:
-        return -0.5 * total(z * z + LOG_2_PI)
+        return -0.5 * (total(z * z) + z.shape[-1] * LOG_2_PI)
 
     @override
     def kl(self, mean: Tensor, log_variance: Tensor, log_ratio: Tensor) -> Tensor:
@@ -85,8 +85,9 @@ class Exemplars(Prior):
 
     @override
     def log_density(self, z: Tensor) -> Tensor:
-        centered = z - self.center
-        return log_sum_exp(torch.cat([centered * centered, centered], dim=-1) @ self.weight + self.bias)
+        centered = (z - self.center).reshape(-1, z.shape[-1])
+        terms = torch.cat([centered * centered, centered], dim=-1)
+        return log_sum_exp(torch.addmm(self.bias, terms, self.weight)).reshape(z.shape[:-1])
 
     @override
     def kl(self, mean: Tensor, log_variance: Tensor, log_ratio: Tensor) -> Tensor:

@@ -140,8 +140,9 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the likelihood's output [..., outputs] for latents `z` [..., latent]."""
-        output: Tensor = self.decoder(z)
-        return output.to(z.dtype)
+        # As rows of a matrix, for whose product with the weights a graph has one operator that adds the bias too.
+        output: Tensor = self.decoder(z.reshape(-1, self.latent_dim))
+        return output.to(z.dtype).reshape(*z.shape[:-1], self.likelihood.outputs)
 
 
 def likelihood_of(signature: Signature, name: str) -> Likelihood:
