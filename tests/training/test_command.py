@@ -134,10 +134,35 @@ def test_who_interrupts_a_training_is_told_how_it_goes_on(table: Path, tmp_path:
             assert process.poll() is None
             os.sched_yield()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode in (1, 130)
     assert "run: stopped; --resume goes on from the last checkpoint" in " ".join(said.split())
     assert checkpoint.exists()
+
+
+def test_an_interrupt_that_gets_lost_still_stops_a_training(table: Path, tmp_path: Path) -> None:
+    """Other libraries' C code may take a KeyboardInterrupt for an attribute that isn't there."""
+    losing = """
+import os, signal
+from vaeserve.cli import main
+from vaeserve_training.checkpoint import Checkpoints
+save = Checkpoints.save
+def save_and_lose(self, here):
+    save(self, here)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        pass
+Checkpoints.save = save_and_lose
+main()
+"""
+    arguments = command(table, tmp_path / "run", optimizer__checkpoint_seconds=0, optimizer__max_steps=1_000_000)
+    done = call([sys.executable, "-c", losing, *arguments[1:]])
+    assert done.returncode == 130
+    assert "run: stopped; --resume goes on from the last checkpoint" in " ".join(done.stderr.split())
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,12 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 from rich.console import Console
@@ -87,7 +91,11 @@ def train(
             progress.update(task, completed=evaluation.step, elbo=f"{evaluation.elbo:.2f}")
 
         try:
-            trained = train_vae(parts, settings, seed=seed, device=device, checkpoints=checkpoints, on_evaluation=show)
+            with _interruptible() as on_step:
+                trained = train_vae(
+                    parts, settings, seed=seed, device=device, checkpoints=checkpoints, on_step=on_step,
+                    on_evaluation=show,
+                )  # fmt: skip
         except KeyboardInterrupt:
             if checkpoints.path.exists():
                 console.print(f"{escape(str(out))}: stopped; --resume goes on from the last checkpoint")
@@ -98,6 +106,31 @@ def train(
     run = write_run(out, trained, dataset=dataset, split=parts, seed=seed)
     checkpoints.remove()
     _say(run, trained.warnings, console, as_json=as_json)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Yield what raises KeyboardInterrupt once there was a Ctrl-C whose own got lost.
+
+    As it does where it comes while a library's C code has Python look an attribute up, and takes any error for none.
+    """
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    def raise_again() -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # and isn't ignored, as a shell has what it runs in the background
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield raise_again
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def report(path: Path, out: Path, *, data: str | None, label: str | None, normal: str | None, console: Console) -> None:

@@ -83,10 +83,12 @@ def train(
     seed: int,
     device: str = "cpu",
     checkpoints: Checkpoints | None = None,
+    on_step: Callable[[], None] = lambda: None,
     on_evaluation: Callable[[Evaluation], None] = lambda _: None,
 ) -> Trained:
     """Train on `split.train` until the bound of `split.validation` no longer rises, or to the last step if it is empty.
 
+    on_step: is called before each step, and may raise to stop. on_evaluation: is told each measurement.
     The same split, settings, seed and machine give the same bits, also where a killed training goes on from its
     `checkpoints`. Raises DataError if the loss stops being a number, RunError if a checkpoint can't be read or written.
     """
@@ -97,6 +99,7 @@ def train(
     saved = time.monotonic()
     with threads_for(training.learner, training.batches.rows):
         while not training.is_over:
+            on_step()
             training.climb()
             if training.step % config.optimizer.evaluate_every and training.step != config.optimizer.max_steps:
                 continue
