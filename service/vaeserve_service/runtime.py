@@ -53,8 +53,9 @@ _CUDA = {
 }
 # How far outputs may lie from a reference: `|a - b| <= TOLERANCE * max(1, |b|)`; one level for integer pixels.
 TOLERANCE = 1e-4
-# Rows x samples of one call: enough to fill the caches, and no more memory for a large input than for a small one.
-CHUNK = 4096
+# Rows x samples of one call, for a large input takes no more memory than a small one: on the CPU as many as its caches
+# hold the layers of, and the shares of thousands of exemplars.
+CHUNK: dict[Device, int] = {"cpu": 1024, "cuda": 4096}
 _DTYPES = {"float": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "string": "STRING"}
 _ITEM_BYTES = {"FLOAT32": 4, "UINT8": 1, "INT32": 4, "STRING": 1}
 # The scorer's outputs that are one number a row; the others are only worth copying for who asks.
@@ -158,6 +159,7 @@ class Runtime:
         self._encoder, self._decoder, self._scorer = (
             Graph(graphs[name], name=name, device=device, memory_bytes=memory_bytes) for name in GRAPHS
         )
+        self._chunk = CHUNK[device]
 
     @classmethod
     def load(cls, bundle: "Bundle", *, device: Device = "cpu", memory_bytes: int | None = None) -> Self:
@@ -192,11 +194,11 @@ class Runtime:
 
     def encode(self, inputs: Arrays) -> Arrays:
         """Return `mean` and `log_variance`, both [rows, latent], and `status` [rows]."""
-        return self._encoder.run_rows(inputs, chunk=CHUNK)
+        return self._encoder.run_rows(inputs, chunk=self._chunk)
 
     def decode(self, z: NDArray[np.float32]) -> Arrays:
         """Return reconstructions in raw units and the likelihood's parameters, for `z` [rows, latent]."""
-        return self._decoder.run_rows({"z": z}, chunk=CHUNK)
+        return self._decoder.run_rows({"z": z}, chunk=self._chunk)
 
     def reconstruct(self, inputs: Arrays) -> Arrays:
         """Return the decoder's outputs at the posterior means, and `status` [rows]."""
@@ -206,7 +208,7 @@ class Runtime:
     def score(self, inputs: Arrays, noise: NDArray[np.float32], *, by_feature: bool = True) -> Arrays:
         """Return the scorer's outputs, for `noise` [samples, latent], with the features' terms or without."""
         outputs = self._scorer.outputs if by_feature else _BY_ROW
-        return self._scorer.run_rows(inputs, chunk=max(1, CHUNK // len(noise)), outputs=outputs, noise=noise)
+        return self._scorer.run_rows(inputs, chunk=max(1, self._chunk // len(noise)), outputs=outputs, noise=noise)
 
     def check(self, golden: Arrays, noise: NDArray[np.float32]) -> None:
         """Compute the golden rows.
