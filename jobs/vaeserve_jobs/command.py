@@ -121,7 +121,7 @@ def bytes_of(said: str) -> int:
 
 def _run(order: Order, way: Way, console: Console) -> None:
     engine_for = _engine_for(way, bytes_of(way.memory))
-    with ExitStack() as shown, stopping() as stop:
+    with ExitStack() as shown:
         shows: list[Show] = []
         if console.is_terminal:
             shows.append(shown.enter_context(Bar(console, order.task.to_json()["kind"])))
@@ -135,11 +135,16 @@ def _run(order: Order, way: Way, console: Console) -> None:
         def told() -> dict[str, Any]:
             return {"rows": meter.counted, "seconds": round(meter.seconds, 3), "rows_per_s": round(meter.rows_per_s)}
 
+        stop = Signal(at_once=lambda: not meter.has_begun)
         try:
-            done = run(order, engine_for, watch=meter, stop=stop, told=told)
+            with stop.caught():
+                done = run(order, engine_for, watch=meter, stop=stop, told=told)
         except StoppedError:
             shown.close()
-            console.print(f"stopped: {meter.shards_done} of {meter.shards} shards are done; --resume goes on")
+            so_far = (
+                f"{meter.shards_done} of {meter.shards} shards are done" if meter.has_begun else "no shard had begun"
+            )
+            console.print(f"stopped: {so_far}; --resume goes on")
             sys.exit(128 + stop.number)
         meter.end()
     if done is None:
@@ -164,27 +169,33 @@ def _engine_for(way: Way, memory: int) -> Callable[[Model], Engine]:
 
 
 class Signal(threading.Event):
-    """Set by a signal, whose number it has."""
+    """Set by SIGTERM and SIGINT.
 
-    number = 0
+    number: the signal's. at_once: tells whether it is to raise StoppedError where it comes, too: while nobody looks at
+    it, and nothing can be left half-done.
+    """
 
+    def __init__(self, *, at_once: Callable[[], bool]) -> None:
+        super().__init__()
+        self.number = 0
+        self._at_once = at_once
 
-@contextmanager
-def stopping() -> Iterator[Signal]:
-    """Yield what SIGTERM and SIGINT set; a second one ends the process at once."""
-    stop = Signal()
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Be set by signals; a second one ends the process at once."""
+        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def ask(number: int, _: object) -> None:
-        stop.number = number
-        stop.set()
+    def _take(self, number: int, _: object) -> None:
+        self.number = number
+        self.set()
         signal.signal(number, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if self._at_once():
+            raise StoppedError
 
 
 def _say(done: summary.Summary, out: str, *, console: Console, as_json: bool) -> None:

@@ -30,6 +30,7 @@ class Meter:
         self._started = self._told = clock()
         self.total = Tally()
         self.counted = self.expected = self.shards = self.shards_done = 0
+        self.has_begun = False
 
     @property
     def seconds(self) -> float:
@@ -57,6 +58,7 @@ class Meter:
         """Take that these of a plan's shards are to be run."""
         self.expected = sum(plan.rows(shard) for shard in shards)
         self.shards = len(shards)
+        self.has_begun = True
         self._tell()
 
     def rows(self, count: int) -> None:

@@ -133,6 +133,31 @@ def test_a_signal_ends_it_though_the_service_hangs(start: Any, models: Any, tmp_
     assert finished(start(out, "--resume", "--json"))["rows"] == ROWS
 
 
+def test_a_signal_ends_it_before_its_first_shard(start: Any, models: Any, tmp_path: Path) -> None:
+    """SIGTERM is obeyed while it opens its input or, as here, waits for its model, and nothing is written."""
+    out = tmp_path / "out"
+    with serve_locally(models.repository, log=tmp_path / "log") as service:
+        service.process.send_signal(signal.SIGSTOP)
+        try:
+            process = start(out, server=service.target)
+            while process.poll() is None and not takes(process, signal.SIGTERM):
+                time.sleep(0.001)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=20)
+        finally:
+            service.process.send_signal(signal.SIGCONT)
+    assert process.returncode == 143, said
+    assert said.splitlines() == ["stopped: no shard had begun; --resume goes on"]
+    assert not out.exists()
+
+
+def takes(process: "subprocess.Popen[str]", number: signal.Signals) -> bool:
+    """Tell whether a process has a handler for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
 @pytest.mark.slow
 def test_pods_share_a_job_at_once(start: Any, tmp_path: Path) -> None:
     """Three processes at once, each by its index, make the output of one, and the summary once."""
