@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -129,7 +130,7 @@ class Signature:
         """Return the signature of images of `shape`: channels, height, width."""
         return cls((TensorSpec("image", "UINT8", (-1, *shape)),))
 
-    @property
+    @cached_property
     def features(self) -> tuple[str, ...]:
         """The features' names: the columns', or `pixel[channel, y, x]`."""
         if self.columns:
@@ -137,17 +138,17 @@ class Signature:
         _, *shape = self.inputs[0].shape
         return tuple(f"pixel{list(index)}" for index in np.ndindex(*shape))
 
-    @property
+    @cached_property
     def numeric_columns(self) -> tuple[Column, ...]:
         """The columns of the input `numeric`, in its order: numeric and binary ones."""
         return tuple(column for column in self.columns if column.kind != "categorical")
 
-    @property
+    @cached_property
     def categorical_columns(self) -> tuple[Column, ...]:
         """The columns of the input `categorical`, in its order."""
         return tuple(column for column in self.columns if column.kind == "categorical")
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """About how many bytes a row has as input tensors: exact for numbers, 32 for each string."""
         return sum(

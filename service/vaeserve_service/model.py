@@ -162,7 +162,7 @@ class Model:
 
     def _score_bytes(self, options: ScoreOptions) -> int:
         """Return about how much a row's scores take in a response."""
-        return _SCORE_BYTES + _ATTRIBUTION_BYTES * min(options.top_features, len(self._signature.features))
+        return _SCORE_BYTES + _ATTRIBUTION_BYTES * min(options.top_features, self.manifest.features)
 
 
 @dataclass(frozen=True)

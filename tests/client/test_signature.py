@@ -128,6 +128,7 @@ def test_features_have_names() -> None:
     assert TABLE.features == ("age", "height")
     assert IMAGES.features[0] == "pixel[0, 0, 0]"
     assert IMAGES.features[-1] == "pixel[0, 1, 2]"
+    assert IMAGES.features is IMAGES.features  # made once, not once a request
 
 
 def test_masked_values_are_missing() -> None:
