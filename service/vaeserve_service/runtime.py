@@ -53,9 +53,9 @@ _CUDA = {
 }
 # How far outputs may lie from a reference: `|a - b| <= TOLERANCE * max(1, |b|)`; one level for integer pixels.
 TOLERANCE = 1e-4
-# Rows x samples of one call, for a large input takes no more memory than a small one: on the CPU as many as its caches
-# hold the layers of, and the shares of thousands of exemplars.
-CHUNK: dict[Device, int] = {"cpu": 1024, "cuda": 4096}
+# Rows x samples of one call, for a large input takes no more memory than a small one. On the CPU as many as its caches
+# hold the layers of, but no fewer than a full batch of the service, 256 rows of 8 samples, for a second call costs too.
+CHUNK: dict[Device, int] = {"cpu": 2048, "cuda": 4096}
 _DTYPES = {"float": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "string": "STRING"}
 _ITEM_BYTES = {"FLOAT32": 4, "UINT8": 1, "INT32": 4, "STRING": 1}
 # The scorer's outputs that are one number a row; the others are only worth copying for who asks.
