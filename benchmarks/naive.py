@@ -1,8 +1,8 @@
-"""The server that a user would write: grpc.aio, and one `session.run` a request on a thread.
+"""The server that a user would write: grpc.aio, and one `session.run` a request, on a thread or on the event loop.
 
 It answers `vaeserve.v1.VaeService/Score` for one bundle, of a table of numbers or of images, with the default options
 alone.
-`python -m benchmarks.naive BUNDLE` prints the port that it took.
+`python -m benchmarks.naive BUNDLE thread|loop` prints the port that it took.
 """
 
 import asyncio
@@ -25,10 +25,11 @@ OUTPUTS = ["elbo", "log_likelihood", "kl", "status"]
 class Scorer:
     """A bundle's scorer behind one RPC."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, on: str) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1  # a pool of threads inside each of many small calls would only cost
         self._session = ort.InferenceSession(bundle.graph("scorer"), options, providers=["CPUExecutionProvider"])
+        self._on_thread = on == "thread"
         self._noise = bundle.noise[: bundle.manifest.num_samples]
         self._calibration = bundle.calibration.scores[Bound.ELBO]
         self._rate = bundle.manifest.false_positive_rate
@@ -40,7 +41,11 @@ class Scorer:
         tensor = request.inputs[0]
         rows = np.frombuffer(tensor.data, self._dtype).reshape(tensor.shape)
         feeds = {tensor.name: rows, "noise": self._noise}
-        elbo, log_likelihood, kl, status = await asyncio.to_thread(self._session.run, OUTPUTS, feeds)
+        if self._on_thread:
+            outputs = await asyncio.to_thread(self._session.run, OUTPUTS, feeds)
+        else:
+            outputs = self._session.run(OUTPUTS, feeds)
+        elbo, log_likelihood, kl, status = outputs
         calibrated = len(self._calibration)
         p_value = (1 + calibrated - np.searchsorted(self._calibration, -elbo)) / (calibrated + 1)
         return pb.ScoreResponse(
@@ -55,10 +60,10 @@ class Scorer:
         )
 
 
-async def serve(bundle: Bundle) -> None:
+async def serve(bundle: Bundle, *, on: str) -> None:
     """Serve on a free port of loopback until killed."""
     score = grpc.unary_unary_rpc_method_handler(
-        Scorer(bundle).score,
+        Scorer(bundle, on=on).score,
         request_deserializer=pb.ScoreRequest.FromString,
         response_serializer=pb.ScoreResponse.SerializeToString,
     )
@@ -71,4 +76,4 @@ async def serve(bundle: Bundle) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Bundle.open(sys.argv[1])))
+    asyncio.run(serve(Bundle.open(sys.argv[1]), on=sys.argv[2]))

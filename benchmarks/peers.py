@@ -75,9 +75,9 @@ def ours(bundle: Bundle, *, log: Path, settings: Path | None = None) -> Iterator
 
 
 @contextmanager
-def naive(bundle: Bundle, *, log: Path) -> Iterator[Server]:
-    """Serve the bundle with `benchmarks.naive`."""
-    with _module("naive", str(bundle.path.resolve()), log=log) as server:
+def naive(bundle: Bundle, *, log: Path, on: str = "thread") -> Iterator[Server]:
+    """Serve the bundle with `benchmarks.naive`, which computes on a "thread" or on the "loop"."""
+    with _module("naive", str(bundle.path.resolve()), on, log=log) as server:
         yield server
 
 

@@ -97,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, help="a folder that keeps the models for the next time")
     parser.add_argument("--rounds", type=int, default=3, help="rounds to take medians of (default: %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="times the requests of a round (default: %(default)s)")
+    parser.add_argument(
+        "--naive",
+        choices=["thread", "loop"],
+        default="thread",
+        help="where the other server computes: each request on a thread, or on its event loop's (default: %(default)s)",
+    )
     parser.add_argument("--only", nargs="+", choices=[ours.name for ours, _ in WORKLOADS], help="these workloads alone")
 
 
@@ -106,18 +112,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         return {
             "rounds": options.rounds,
+            "naive": options.naive,
             "workloads": {
-                ours.name: _compare(ours, naive, work, rounds=options.rounds, scale=options.scale)
+                ours.name: _compare(ours, naive, work, options)
                 for ours, naive in WORKLOADS
                 if options.only is None or ours.name in options.only
             },
         }
 
 
-def _compare(ours: Workload, naive: Workload, work: Path, *, rounds: int, scale: float) -> dict[str, Any]:
+def _compare(ours: Workload, naive: Workload, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    rounds, scale = options.rounds, options.scale
     bundle = ours.model(work)
     expected = scores_in_process(bundle, ours)
-    with peers.ours(bundle, log=work / "ours.log") as first, peers.naive(bundle, log=work / "naive.log") as second:
+    with (
+        peers.ours(bundle, log=work / "ours.log") as first,
+        peers.naive(bundle, log=work / "naive.log", on=options.naive) as second,
+    ):
         pairs = [(first, ours), (second, naive)]
         errors = {server.name: _check(server, workload, bundle, expected, scale=scale) for server, workload in pairs}
         figures: dict[str, list[dict[str, float]]] = {server.name: [] for server, _ in pairs}
