@@ -1,23 +1,17 @@
 """Who may call what: every RPC and page but the probes takes a scope, and a caller who has it."""
 
-import inspect
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Self
 
 import grpc
-import grpc.aio
 
 from vaeserve.errors import ConfigError
 from vaeserve_service.callers import Caller, Callers
 from vaeserve_service.config import AccessConfig, Scope, TlsConfig
 from vaeserve_service.watched import Watched
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # For probes, which have no credentials.
 OPEN = frozenset({"grpc.health.v1.Health"})
@@ -99,6 +93,13 @@ class Access:
         """Return whether the file could be read as it is now."""
         return self._callers.current()
 
+    def needed(self, service: str, rpc: str) -> Scope | None:
+        """Return the scope that a method takes, None where it takes no credentials."""
+        if service in OPEN:
+            return None
+        scope = METHOD_SCOPES.get(f"{service}/{rpc}") or SCOPES.get(service, STRONGEST)
+        return None if self.is_open(scope) else scope
+
     def is_open(self, scope: Scope) -> bool:
         """Return whether a scope takes no credentials."""
         return scope in self._anonymous
@@ -125,75 +126,8 @@ class Access:
         return denial
 
 
-class Gate(grpc.aio.ServerInterceptor):
-    """Lets calls through to their handlers, or refuses them in the handler's stead.
-
-    A token is decided on before the request is read. A certificate is seen only where a handler is.
-    """
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        """Return the handler of a call, or one that refuses it."""
-        method = handler_call_details.method.removeprefix("/")
-        service = method.rpartition("/")[0]
-        scope = METHOD_SCOPES.get(method) or SCOPES.get(service, STRONGEST)
-        if service in OPEN or self._access.is_open(scope):
-            return await continuation(handler_call_details)
-        authorization = [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
-        if authorization or not self._access.asks_clients:
-            denial = self._access.by_token(scope, authorization)
-            return _refusing(denial) if denial else await continuation(handler_call_details)
-        handler = await continuation(handler_call_details)
-        return _guarded(handler, self._access, scope) if handler else None
-
-
 def _bearer(authorization: Sequence[str | bytes]) -> str | None:
     if len(authorization) != 1 or not isinstance(authorization[0], str):
         return None
     scheme, _, token = authorization[0].partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
-
-
-def _refusing(denial: Denial) -> Handler:
-    """Return a handler that refuses; as one of streamed requests, so that gRPC reads none before it."""
-
-    async def refuse(_: Any, context: Context) -> None:
-        await context.abort(denial.code, denial.message)
-
-    return grpc.stream_unary_rpc_method_handler(refuse)
-
-
-def _guarded(handler: Handler, access: Access, scope: Scope) -> Handler:
-    """Return a handler that looks at the caller's certificate first."""
-    kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
-    behavior = getattr(handler, kind)
-
-    async def check(context: Context) -> None:
-        denial = access.by_certificate(scope, context.peer_identities() or ())
-        if denial:
-            await context.abort(denial.code, denial.message)
-
-    async def answer(request: Any, context: Context) -> Any:
-        await check(context)
-        return await behavior(request, context)
-
-    async def stream(request: Any, context: Context) -> Any:
-        await check(context)
-        async with aclosing(behavior(request, context)) as responses:
-            async for response in responses:
-                yield response
-
-    make = getattr(grpc, f"{kind}_rpc_method_handler")
-    guarded = stream if inspect.isasyncgenfunction(behavior) else answer
-    made: Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
-    return made
-
-
-def _arity(streaming: bool) -> str:
-    return "stream" if streaming else "unary"

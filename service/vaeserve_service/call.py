@@ -4,7 +4,7 @@ import re
 import time
 import uuid
 from asyncio import Future
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,3 +109,14 @@ class Method:
     request: type[Message]
     handle: Callable[[Any, Call], Any]
     streaming: bool = False
+
+
+@dataclass(frozen=True)
+class Service:
+    """RPCs by their names on the wire; the calls of probes and tools are not observed."""
+
+    methods: Mapping[str, Method]
+    observed: bool = True
+
+
+Services = Mapping[str, Service]

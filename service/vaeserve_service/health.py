@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
+
+from vaeserve.errors import NotFoundError
+from vaeserve_service.call import Call, Method
 
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 LIVENESS = "liveness"
@@ -13,7 +15,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health:
     """The state of each name. Open watches end when it closes, or they would hold a stopping server."""
 
     def __init__(self) -> None:
@@ -47,33 +49,44 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def Check(  # noqa: N802 - gRPC's name
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: "grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]",
-    ) -> health_pb2.HealthCheckResponse:
-        """Return the state of a name; NOT_FOUND for an unknown one."""
-        state = self._states.get(request.service)
+    def state(self, name: str) -> health_pb2.HealthCheckResponse:
+        """Return the state of a name; raises NotFoundError for an unknown one."""
+        state = self._states.get(name)
         if state is None:
-            known = ", ".join(name or '""' for name in self._states)
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"service: {request.service!r}; expected one of {known}")
+            known = ", ".join(known or '""' for known in self._states)
+            raise NotFoundError(f"service: {name!r}; expected one of {known}")
         return health_pb2.HealthCheckResponse(status=state)
 
-    async def Watch(  # noqa: N802 - gRPC's name
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: "grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]",
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+    async def states(self, name: str) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Yield the state of a name, and each change of it."""
-        del context
         last = None
         while True:
             # As they were before the state is told: what happens while it is written is for the next turn.
             changed, closed = self._changed, self._closed
-            state = self._states.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            state = self._states.get(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
             if state != last:
                 yield health_pb2.HealthCheckResponse(status=state)
                 last = state
             if closed:
                 return
             await changed.wait()
+
+
+def methods(health: Health) -> dict[str, Method]:
+    """Return the RPCs by their names on the wire."""
+
+    async def check(request: health_pb2.HealthCheckRequest, _: Call) -> health_pb2.HealthCheckResponse:
+        return health.state(request.service)
+
+    async def watch(
+        requests: AsyncIterator[health_pb2.HealthCheckRequest], _: Call
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        async for request in requests:
+            async for state in health.states(request.service):
+                yield state
+            return
+
+    return {
+        "Check": Method(health_pb2.HealthCheckRequest, check),
+        "Watch": Method(health_pb2.HealthCheckRequest, watch, streaming=True),
+    }

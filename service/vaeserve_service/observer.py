@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import grpc
 import structlog
 
-from vaeserve_service.call import CURRENT, Call
+from vaeserve_service.call import CURRENT, Call, Service
 from vaeserve_service.config import LogCalls
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.tracing import Tracing
@@ -21,6 +21,10 @@ class Observer:
         self._metrics = metrics
         self._tracing = tracing
         self._log_calls = log_calls
+
+    def of(self, service: Service) -> "Observer":
+        """Return who sees the calls of a service."""
+        return self if service.observed else _Nobody()
 
     def begin(self, call: Call) -> None:
         """See a call begin, in the task that answers it."""
@@ -47,6 +51,22 @@ class Observer:
                 call.on_ended(code)
         if self._log_calls == "all" or (failed and self._log_calls == "failed"):
             _log(call, code)
+
+
+class _Nobody(Observer):
+    """Sees nothing."""
+
+    def __init__(self) -> None:
+        """Take nothing to count or trace with."""
+
+    def begin(self, call: Call) -> None:
+        """Pass over a call."""
+
+    def answered(self, part: Call, code: grpc.StatusCode) -> None:
+        """Pass over a part of one."""
+
+    def end(self, call: Call, code: grpc.StatusCode) -> None:
+        """Pass over its end."""
 
 
 @contextmanager

@@ -3,27 +3,25 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from vaeserve.errors import ConfigError
 from vaeserve_service import admin, open_inference
 from vaeserve_service import health as health_service
-from vaeserve_service.access import Access, Gate
-from vaeserve_service.call import Method
+from vaeserve_service.access import Access
+from vaeserve_service.call import Method, Service
 from vaeserve_service.config import RuntimeConfig, ServiceConfig
-from vaeserve_service.connections import allow_open_files, channel_options
+from vaeserve_service.connections import allow_open_files
 from vaeserve_service.cpus import available_cpus, yield_to_others
 from vaeserve_service.daemon import Daemon, end_if_one_works
 from vaeserve_service.drain import Drain
+from vaeserve_service.grpc_aio import GrpcAio
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.loading import Loader
@@ -35,7 +33,6 @@ from vaeserve_service.runners import Runners
 from vaeserve_service.servicers import SERVICE, VaeService, methods
 from vaeserve_service.tls import Certificates
 from vaeserve_service.tracing import Tracing
-from vaeserve_service.transport import generic_handler
 from vaeserve_service.watcher import Watcher
 
 log = structlog.get_logger()
@@ -87,9 +84,16 @@ async def serve(
             log.info("stopped before it served")
             return
         open_rpcs = OpenInference(repository, config, metrics=metrics, health=health, watcher=watcher)
-        rpcs = _rpcs(config, repository, watcher, open_rpcs)
-        server = _grpc_server(config, rpcs, health, observer, access, drain)
-        grpc_port = _listen(server, config, certificates)
+        services = _services(config, repository, watcher, open_rpcs)
+        transport = GrpcAio(
+            services | _for_tools(config, health, services),
+            config=config,
+            observer=observer,
+            drain=drain,
+            access=access,
+            certificates=certificates,
+        )
+        grpc_port = transport.listen()
         http_port = stack.enter_context(
             serve_http(
                 config.server,
@@ -99,8 +103,8 @@ async def serve(
                 access=access,
             )
         )
-        await server.start()
-        watcher.when_complete(partial(_say_ready, health, list(rpcs)))
+        await transport.start()
+        watcher.when_complete(partial(_say_ready, health, list(services)))
         watching = asyncio.create_task(watcher.watch())
         log.info("serving", grpc_port=grpc_port, http_port=http_port, models=repository.names())
         on_started(Started(grpc_port, http_port, runners.count, repository))
@@ -112,7 +116,7 @@ async def serve(
         health.close()
         await asyncio.sleep(config.drain.lame_duck_s)
         drain.begin()
-        await server.stop(config.drain.grace_s)
+        await transport.stop(config.drain.grace_s)
     log.info("stopped")
 
 
@@ -176,70 +180,35 @@ def _access(config: ServiceConfig, metrics: Metrics) -> Access | None:
     return access
 
 
-def _rpcs(
+def _services(
     config: ServiceConfig, repository: Repository, watcher: Watcher, open_rpcs: OpenInference
-) -> dict[str, dict[str, Method]]:
-    """Return the RPCs that the settings offer, by service."""
+) -> dict[str, Service]:
+    """Return what the settings offer, by its name."""
     limits = config.limits
     native = VaeService(repository, most_elements=limits.tensor_elements, stream_requests=limits.stream_requests)
-    services = {SERVICE: methods(native)}
+    services = {SERVICE: Service(methods(native))}
     if config.admin.enabled:
-        services[admin.SERVICE] = admin.methods(admin.ModelAdmin(repository, watcher))
+        services[admin.SERVICE] = Service(admin.methods(admin.ModelAdmin(repository, watcher)))
     if config.server.open_inference:
-        services[open_inference.SERVICE] = open_inference.methods(open_rpcs, admin=config.admin.enabled)
+        rpcs = open_inference.methods(open_rpcs, admin=config.admin.enabled)
+        services[open_inference.SERVICE] = Service(rpcs)
     return services
 
 
-def _grpc_server(
-    config: ServiceConfig,
-    services: Mapping[str, Mapping[str, Method]],
-    health: Health,
-    observer: Observer,
-    access: Access | None,
-    drain: Drain,
-) -> grpc.aio.Server:
-    server = grpc.aio.server(
-        interceptors=[Gate(access)] if access else None,
-        options=[
-            ("grpc.max_receive_message_length", config.limits.message_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server
-            *channel_options(config.connections),
-        ],
-    )
-    for name, rpcs in services.items():
-        server.add_generic_rpc_handlers((generic_handler(name, rpcs, observer=observer, drain=drain),))
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+def _for_tools(config: ServiceConfig, health: Health, services: Iterable[str]) -> dict[str, Service]:
+    """Return what is there for probes and tools."""
+    tools = {health_service.SERVICE: Service(health_service.methods(health), observed=False)}
     if config.server.reflection:
-        names = (*services, health_service.SERVICE, reflection.SERVICE_NAME)
-        add = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-        add(_Reflection(names, drain), server)  # type: ignore[no-untyped-call]
-    return server
+        names = (*services, *tools, reflection.SERVICE_NAME)
+        tools[reflection.SERVICE_NAME] = Service(_reflection(names), observed=False)
+    return tools
 
 
-class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):
-    """What the service offers. Its streams, which tools leave open, end in a drain."""
-
-    def __init__(self, names: Sequence[str], drain: Drain) -> None:
-        self._answers: Any = reflection.aio.ReflectionServicer(names)
-        self._drain = drain
-
-    async def ServerReflectionInfo(  # noqa: N802 - gRPC's name
-        self, request_iterator: AsyncIterator[reflection_pb2.ServerReflectionRequest], context: object
-    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        """Yield the answer to each question."""
-        async for answer in self._answers.ServerReflectionInfo(self._drain.until_quiet(request_iterator), context):
-            yield answer
-
-
-def _listen(server: grpc.aio.Server, config: ServiceConfig, certificates: Certificates | None) -> int:
-    address = config.server.address(config.server.grpc_port)
-    try:
-        if certificates:
-            return server.add_secure_port(address, certificates.grpc_credentials())
-        return server.add_insecure_port(address)
-    except RuntimeError:
-        raise ConfigError(f"server.grpc_port: can't listen on {address}; expected a free port of this host") from None
+def _reflection(names: Sequence[str]) -> dict[str, Method]:
+    """Return the RPC that says what the service offers."""
+    answers: Any = reflection.aio.ReflectionServicer(names)
+    info = reflection_pb2.ServerReflectionRequest
+    return {"ServerReflectionInfo": Method(info, answers.ServerReflectionInfo, streaming=True)}
 
 
 def _say_ready(health: Health, services: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
-"""grpc.aio's side of the seam: bytes to messages, our errors to codes, every call observed."""
+"""What carries the RPCs, and what all that do share: bytes to messages, our errors to a status."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
-from typing import TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -12,13 +12,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from vaeserve.errors import InternalError, InvalidInputError, OverloadedError, VaeserveError
 from vaeserve.status import code_of
-from vaeserve_service.call import REQUEST_ID, Call, Metadata, Method
-from vaeserve_service.drain import Drain
+from vaeserve_service.call import REQUEST_ID, Call
 from vaeserve_service.observer import Observer
 
 T = TypeVar("T")
 Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, Message | bytes]"
 
 log = structlog.get_logger()
 
@@ -27,79 +25,79 @@ LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
 RETRY_MS = 100
 
 
-def generic_handler(
-    service: str, methods: Mapping[str, Method], *, observer: Observer, drain: Drain | None = None
-) -> grpc.GenericRpcHandler:
-    """Return gRPC's handler of a service's methods, whose streams end in a drain."""
-    drain = drain or Drain()
-    handlers = {name: _handler(service, name, method, observer, drain) for name, method in methods.items()}
-    return grpc.method_handlers_generic_handler(service, handlers)
+class Transport(Protocol):
+    """A server of the RPCs on one port."""
+
+    def listen(self) -> int:
+        """Take the configured port, or a free one for 0, and return it.
+
+        Raises ConfigError for one that is taken.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Answer calls."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, and end once those under way have, or after so many seconds with them."""
+        ...
 
 
-def _handler(
-    service: str, rpc: str, method: Method, observer: Observer, drain: Drain
-) -> "grpc.RpcMethodHandler[bytes, Message | bytes]":
-    # Requests are parsed here, so that a malformed one gets the caller's code and not ours.
-    async def unary(content: bytes, context: Context) -> Message | bytes:
-        async def answer(call: Call) -> Message | bytes:
-            response: Message | bytes = await method.handle(_parse(method.request, content), call)
-            return response
+@dataclass(frozen=True)
+class Status:
+    """How a call ends."""
 
-        return await _carry(answer, Call(service, rpc, _metadata(context)), context, observer)
-
-    async def stream(_: object, context: Context) -> None:
-        async def answer(call: Call) -> None:
-            requests = drain.until_quiet(_requests(method.request, context))
-            async with aclosing(method.handle(requests, call)) as responses:
-                async for response in responses:
-                    await context.write(response)
-
-        call = Call(service, rpc, _metadata(context), on_answered=observer.answered, streaming=True)
-        await _carry(answer, call, context, observer)
-
-    if method.streaming:
-        return grpc.stream_stream_rpc_method_handler(stream, response_serializer=_serialized)
-    return grpc.unary_unary_rpc_method_handler(unary, response_serializer=_serialized)
+    code: grpc.StatusCode
+    message: str = ""
+    trailers: Trailers = ()
 
 
-async def _requests(request_type: type[Message], context: Context) -> AsyncIterator[Message]:
-    while isinstance(content := await context.read(), bytes):  # else it is EOF
-        yield _parse(request_type, content)
+async def carried(
+    answer: Callable[[Call], Awaitable[T]], call: Call, observer: Observer, *, late: Callable[[], bool]
+) -> T | Status:
+    """Answer a call, observed; return what answers it, or how it ends for what was raised.
 
-
-async def _carry(answer: Callable[[Call], Awaitable[T]], call: Call, context: Context, observer: Observer) -> T:
-    """Answer a call, observed, and end it with the code of what was raised."""
+    late: whether the time of a call that is cancelled is over. Raises CancelledError for one that is.
+    """
     observer.begin(call)
-    retry: Trailers = ()
     try:
         answered = await answer(call)
     except asyncio.CancelledError:  # the caller went away, or its time is over
-        remaining = context.time_remaining()
-        late = remaining is not None and remaining <= 0
-        observer.end(call, grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
+        observer.end(call, grpc.StatusCode.DEADLINE_EXCEEDED if late() else grpc.StatusCode.CANCELLED)
         raise
     except Exception as error:
-        if isinstance(error, VaeserveError) and not isinstance(error, InternalError):
-            code, message = code_of(error), clipped(str(error))
-        else:  # a defect of ours: said in full to the operator, and in a word to the caller
-            code, message = grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"
-            log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
-        if isinstance(error, OverloadedError):
-            retry = _retry_later(message)
+        status = _status_of(error, call)
+        # Before the caller hears of it, so that whoever looks then finds it.
+        observer.end(call, status.code)
+        return status
+    observer.end(call, grpc.StatusCode.OK)
+    return answered
+
+
+def _status_of(error: Exception, call: Call) -> Status:
+    """Return how a call ends for an error; a defect of ours is said in full to the operator, in a word to others."""
+    if isinstance(error, VaeserveError) and not isinstance(error, InternalError):
+        code, message = code_of(error), clipped(str(error))
     else:
-        observer.end(call, grpc.StatusCode.OK)
-        return answered
-    # Before the caller hears of it, so that whoever looks then finds it.
-    observer.end(call, code)
-    await context.abort(code, message, ((REQUEST_ID, call.request_id), *retry))
-    raise AssertionError("abort returned")
+        code, message = grpc.StatusCode.INTERNAL, "internal error; the service's log has the details"
+        log.error("internal error", rpc=call.rpc, model=call.model, exc_info=error)
+    retry = _retry_later(message) if isinstance(error, OverloadedError) else ()
+    return Status(code, message, ((REQUEST_ID, call.request_id), *retry))
 
 
-def _metadata(context: Context) -> Callable[[], Metadata]:
-    return lambda: context.invocation_metadata() or ()
+def parse(request_type: type[Message], content: bytes) -> Message:
+    """Return a request; raises InvalidInputError for a malformed one, whose code is so the caller's and not ours."""
+    try:
+        return request_type.FromString(content)
+    except DecodeError:
+        raise InvalidInputError(
+            f"request: {len(content)} bytes that are no {request_type.DESCRIPTOR.full_name}"
+        ) from None
 
 
-def _serialized(response: Message | bytes) -> bytes:
+def serialized(response: Message | bytes) -> bytes:
+    """Return a response's bytes, which a handler may have made itself."""
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
@@ -115,12 +113,3 @@ def _retry_later(message: str) -> Trailers:
     status = status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=message)
     status.details.add().Pack(retry)
     return ("grpc-retry-pushback-ms", str(RETRY_MS)), ("grpc-status-details-bin", status.SerializeToString())
-
-
-def _parse(request_type: type[Message], content: bytes) -> Message:
-    try:
-        return request_type.FromString(content)
-    except DecodeError:
-        raise InvalidInputError(
-            f"request: {len(content)} bytes that are no {request_type.DESCRIPTOR.full_name}"
-        ) from None

@@ -6,14 +6,17 @@ from typing import Any
 import grpc
 import pytest
 import yaml
-from grpc_health.v1 import health_pb2_grpc
 
 import vaeserve
 from tests.deploy.meaning import faults
 from tests.deploy.pods import named, pods
 from tests.deploy.rendering import DEPLOY, Manifest
 from tests.deploy.wiring import PROBES
-from vaeserve_service.health import Health
+from vaeserve_service.call import Service
+from vaeserve_service.grpc_aio import generic_handler
+from vaeserve_service.health import SERVICE, Health, methods
+from vaeserve_service.metrics import Metrics
+from vaeserve_service.observer import Observer
 
 BASE = DEPLOY / "base"
 FOLDERS = sorted(path.parent.relative_to(DEPLOY).as_posix() for path in DEPLOY.rglob("kustomization.yaml"))
@@ -109,7 +112,8 @@ async def test_only_readiness_waits_for_the_models(
     """Each probe asks the health service for a name it knows; a pod that loads is alive, and not ready."""
     name = container[probe]["grpc"].get("service", "")
     health, server = Health(), grpc.aio.server()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    probes = Service(methods(health), observed=False)
+    server.add_generic_rpc_handlers((generic_handler(SERVICE, probes, observer=Observer(Metrics())),))
     port = server.add_insecure_port("localhost:0")
     await server.start()
     async with vaeserve.AsyncClient(f"localhost:{port}") as client:

@@ -26,11 +26,17 @@ from vaeserve.local import LocalService, serve_locally
 from vaeserve.tensors import to_tensor
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
-from vaeserve_service.access import OPEN, SCOPES, Access, Gate
+from vaeserve_service import health
+from vaeserve_service.access import OPEN, SCOPES, Access
+from vaeserve_service.call import Service
 from vaeserve_service.callers import Callers, hashed, new_token
 from vaeserve_service.config import AccessConfig, Scope, ServerConfig, TlsConfig
+from vaeserve_service.gate import Gate
+from vaeserve_service.grpc_aio import generic_handler
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
+from vaeserve_service.metrics import Metrics
+from vaeserve_service.observer import Observer
 from vaeserve_service.tls import Certificates
 
 OK, UNAUTHENTICATED, PERMISSION_DENIED = (
@@ -136,7 +142,8 @@ async def serving(folder: Path, *, tls: TlsConfig | None = None, **settings: Any
     assert access
     server = grpc.aio.server(interceptors=[Gate(access)], options=[("grpc.max_receive_message_length", 2**24)])
     server.add_generic_rpc_handlers(tuple(served.handlers()))
-    health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
+    probes = Service(health.methods(Health()), observed=False)
+    server.add_generic_rpc_handlers((generic_handler(health.SERVICE, probes, observer=Observer(Metrics())),))
     reflection.enable_server_reflection(("vaeserve.v1.VaeService",), server)
     certificates, address = Certificates.open(tls), "127.0.0.1:0"
     served.port = (

@@ -1,24 +1,13 @@
 """The states that the health service tells."""
 
-from collections.abc import AsyncIterator
-from typing import Any
-
-from grpc_health.v1 import health_pb2
-
 from vaeserve_service.health import LIVENESS, NOT_SERVING, SERVING, Health
-
-
-def watch(health: Health, name: str) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-    """Watch a name, as the one call of a caller."""
-    context: Any = None  # which a watch doesn't take
-    return health.Watch(health_pb2.HealthCheckRequest(service=name), context)
 
 
 async def test_a_watch_hears_the_end_even_as_it_is_told_the_beginning() -> None:
     """A service that stops while a state is on its way to the caller still says that it doesn't serve."""
     health = Health()
     health.set("", serving=True)
-    watched = watch(health, "")
+    watched = health.states("")
     states = [(await anext(watched)).status]
     health.close()
     states += [response.status async for response in watched]
@@ -33,4 +22,4 @@ async def test_nothing_serves_again_once_it_is_closed() -> None:
     health.set("", serving=True)
     assert not health.ready
     for name, expected in (("", NOT_SERVING), (LIVENESS, SERVING)):
-        assert [response.status async for response in watch(health, name)] == [expected]
+        assert [response.status async for response in health.states(name)] == [expected]

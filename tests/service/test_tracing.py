@@ -30,8 +30,9 @@ from vaeserve.local import serve_locally
 from vaeserve.tensors import to_tensor
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
-from vaeserve_service.call import Call, Method
+from vaeserve_service.call import Call, Method, Service
 from vaeserve_service.config import RepositoryConfig, ServiceConfig, TracingConfig
+from vaeserve_service.grpc_aio import generic_handler
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.model import Model
 from vaeserve_service.observer import Observer
@@ -40,7 +41,6 @@ from vaeserve_service.runners import Runners
 from vaeserve_service.runtime import Runtime
 from vaeserve_service.servicers import SERVICE, VaeService, methods
 from vaeserve_service.tracing import Tracing
-from vaeserve_service.transport import generic_handler
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = ("traceparent", f"00-{TRACE}-{SPAN}-01")
@@ -89,7 +89,7 @@ async def traced(bundle: Bundle, provider: TracerProvider | None = None) -> Asyn
     observer = Observer(Metrics(), tracing=Tracing(made.provider))
     rpcs: dict[str, Method] = methods(Defect(repository, most_elements=1000, stream_requests=4))
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((generic_handler(SERVICE, rpcs, observer=observer),))
+    server.add_generic_rpc_handlers((generic_handler(SERVICE, Service(rpcs), observer=observer),))
     port = server.add_insecure_port("127.0.0.1:0")
     config = ServiceConfig(repository=RepositoryConfig(path=Path()))
     with Runners(1) as runners:
@@ -205,7 +205,7 @@ async def test_tracing_that_fails_ends_no_call(hook: str) -> None:
     observer = Observer(metrics, tracing=Tracing(provider))
     rpcs: dict[str, Method] = methods(VaeService(Repository(), most_elements=1000, stream_requests=4))
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((generic_handler(SERVICE, rpcs, observer=observer),))
+    server.add_generic_rpc_handlers((generic_handler(SERVICE, Service(rpcs), observer=observer),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
