@@ -104,6 +104,17 @@ class Access:
         """Return whether a scope takes no credentials."""
         return scope in self._anonymous
 
+    def refusal(
+        self, service: str, rpc: str, authorization: Sequence[str | bytes], names: Iterable[bytes]
+    ) -> Denial | None:
+        """Return why a call is refused, None if it isn't: by its token, or without one by its certificate's names."""
+        scope = self.needed(service, rpc)
+        if scope is None:
+            return None
+        if authorization or not self.asks_clients:
+            return self.by_token(scope, authorization)
+        return self.by_certificate(scope, names)
+
     def by_token(self, scope: Scope, authorization: Sequence[str | bytes]) -> Denial | None:
         """Return why a call with these `authorization` headers is refused, None if it isn't."""
         token = _bearer(authorization)

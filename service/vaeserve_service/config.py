@@ -21,8 +21,9 @@ Version = Annotated[int, Field(ge=1, lt=10**18)]
 
 
 class ServerConfig(Section):
-    """Where to listen, and what is offered there beside the service's own RPCs; port 0 takes a free one."""
+    """Where to listen, by what, and what is offered there beside the service's own RPCs; port 0 takes a free one."""
 
+    transport: Literal["grpcio", "asyncio"] = "grpcio"
     host: str = "0.0.0.0"  # noqa: S104 - a container's service is reached from outside it
     grpc_port: Port = 8001
     http_port: Port = 8002

@@ -24,6 +24,7 @@ from vaeserve_service.drain import Drain
 from vaeserve_service.grpc_aio import GrpcAio
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
+from vaeserve_service.http2.server import Http2Server
 from vaeserve_service.loading import Loader
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.observer import Observer
@@ -33,10 +34,12 @@ from vaeserve_service.runners import Runners
 from vaeserve_service.servicers import SERVICE, VaeService, methods
 from vaeserve_service.tls import Certificates
 from vaeserve_service.tracing import Tracing
+from vaeserve_service.transport import Transport
 from vaeserve_service.watcher import Watcher
 
 log = structlog.get_logger()
 
+_TRANSPORTS: dict[str, Callable[..., Transport]] = {"grpcio": GrpcAio, "asyncio": Http2Server}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -85,7 +88,7 @@ async def serve(
             return
         open_rpcs = OpenInference(repository, config, metrics=metrics, health=health, watcher=watcher)
         services = _services(config, repository, watcher, open_rpcs)
-        transport = GrpcAio(
+        transport = _TRANSPORTS[config.server.transport](
             services | _for_tools(config, health, services),
             config=config,
             observer=observer,

@@ -15,6 +15,9 @@ from vaeserve.errors import ConfigError
 from vaeserve_service.config import TlsConfig
 from vaeserve_service.watched import Watched
 
+# What a client must have agreed on to speak HTTP/2.
+ALPN = "h2"
+
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -22,6 +25,7 @@ class _Loaded:
 
     grpc: grpc.ServerCertificateConfiguration
     http: ssl.SSLContext
+    http2: ssl.SSLContext
     expires: float
 
 
@@ -68,6 +72,10 @@ class Certificates:
         """Return the context for a new connection to the HTTP port, which asks for no certificate: probes have none."""
         return self._loaded.get().http
 
+    def http2_context(self) -> ssl.SSLContext:
+        """Return the context for a new connection of HTTP/2, which asks for a certificate if configured."""
+        return self._loaded.get().http2
+
     def expires(self) -> float:
         """Return when the first certificate of the chain expires, in seconds since the epoch."""
         return self._loaded.get().expires
@@ -84,17 +92,27 @@ def _load(certificate: Path, key: Path, client_ca: Path | None) -> _Loaded:
     authorities = _content("client_ca", client_ca) if client_ca else None
     if client_ca and authorities:
         _parse("client_ca", client_ca, authorities)
+    http, http2 = (_context(certificate, key) for _ in range(2))
+    http2.set_alpn_protocols([ALPN])
+    if client_ca:
+        http2.verify_mode = ssl.CERT_REQUIRED
+        http2.load_verify_locations(client_ca)
+    return _Loaded(
+        grpc.ssl_server_certificate_configuration([(private, chain)], root_certificates=authorities),
+        http,
+        http2,
+        min(each.not_valid_after_utc for each in certificates).timestamp(),
+    )
+
+
+def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key)
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or error.strerror
         raise ConfigError(f"tls.certificate: {certificate}: OpenSSL can't use it with tls.key: {reason}") from None
-    return _Loaded(
-        grpc.ssl_server_certificate_configuration([(private, chain)], root_certificates=authorities),
-        context,
-        min(each.not_valid_after_utc for each in certificates).timestamp(),
-    )
+    return context
 
 
 def _content(name: str, path: Path) -> bytes:

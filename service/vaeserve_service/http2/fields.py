@@ -1,0 +1,65 @@
+"""Header fields as bytes: HPACK, decoded by the library of that name. Source: RFC 7541."""
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from hpack import Decoder, HPACKError
+
+from vaeserve_service.http2.frames import Code, Http2Error
+
+T = TypeVar("T")
+Fields = Sequence[tuple[bytes, bytes]]
+
+# Header blocks of which it is known what they say, and the bytes of the largest: a caller of one RPC has one of them.
+_KNOWN, _KNOWN_BYTES = 64, 1024
+# How much larger fields may be than the limit, and still be decoded so as to say that they are too large.
+_MARGIN = 4
+
+
+class FieldDecoder(Generic[T]):
+    """Decodes header blocks, in their order, and makes of each what `read` does.
+
+    Callers send the same fields again and again, as bytes that name entries of the table that both ends keep: as long
+    as none is added, the same bytes say the same.
+    """
+
+    def __init__(self, read: Callable[[Fields], T], *, most_bytes: int) -> None:
+        self._read = read
+        self._decoder = Decoder(max_header_list_size=_MARGIN * most_bytes)
+        self._known: dict[bytes, T] = {}
+
+    def decode(self, block: bytes) -> T:
+        """Return what a block says; raises Http2Error for one that can't be decoded, for the tables then differ."""
+        known = self._known.get(block)
+        if known is not None:
+            return known
+        entries = self._decoder.header_table.dynamic_entries
+        count, newest = len(entries), entries[0] if entries else None
+        try:
+            made = self._read([(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)])
+        except HPACKError as error:
+            raise Http2Error(Code.COMPRESSION_ERROR, f"hpack: {error}") from None
+        # By its identity: what is added to the table is another, whatever it says.
+        if len(entries) != count or (count and entries[0] is not newest) or len(self._known) >= _KNOWN:
+            self._known.clear()
+        elif len(block) <= _KNOWN_BYTES:
+            self._known[block] = made
+        return made
+
+
+def block(fields: Fields) -> bytes:
+    """Return fields as they are sent: neither compressed nor remembered, so that there is no table to keep (6.2.2)."""
+    return b"".join(b"\0" + _string(name) + _string(value) for name, value in fields)
+
+
+def _string(text: bytes) -> bytes:
+    """Return a string after its length, whose first byte has seven bits for it (5.1, 5.2)."""
+    size = len(text)
+    if size < 0x7F:
+        return bytes((size,)) + text
+    encoded, size = bytearray((0x7F,)), size - 0x7F
+    while size > 0x7F:
+        encoded.append(size & 0x7F | 0x80)
+        size >>= 7
+    encoded.append(size)
+    return bytes(encoded) + text

@@ -1,0 +1,131 @@
+"""A stream of a connection: a request's data in, an answer's out. Source: RFC 9113, section 5."""
+
+from typing import Protocol
+
+from vaeserve_service.http2.frames import END_HEADERS, END_STREAM, HEADERS, Code, frame, rst_stream, window_update
+from vaeserve_service.http2.outflow import Outflow, Outgoing
+
+# Bytes that the other end may send on a stream before they are given back.
+WINDOW = 256 * 1024
+
+
+class Receiver(Protocol):
+    """What takes a stream's request."""
+
+    def receive(self, content: bytes, size: int) -> None:
+        """Take some data, which counts `size` bytes of the stream's window until they are given back."""
+        ...
+
+    def end(self) -> None:
+        """Hear that the request is whole."""
+        ...
+
+    def abandon(self) -> None:
+        """Hear that nobody waits for an answer any more."""
+        ...
+
+
+class Carrier(Protocol):
+    """What a stream is carried by."""
+
+    outflow: Outflow
+
+    def write(self, content: bytes) -> None:
+        """Send frames."""
+        ...
+
+    def forget(self, stream: "Stream") -> None:
+        """Count a stream as ended."""
+        ...
+
+
+class Stream:
+    """One request and its answer."""
+
+    def __init__(self, number: int, carrier: Carrier, *, window: int) -> None:
+        self.number = number
+        self.receiver: Receiver | None = None
+        self.is_open = True
+        self.is_answered = False
+        self.out = Outgoing(number, window=window, on_emptied=self._on_emptied)
+        self._carrier = carrier
+        self._request_ended = False
+        self._last: bytes | None = None
+        self._unreturned = 0
+        self._returned = 0
+
+    def start(self, block: bytes) -> None:
+        """Send the header of an answer."""
+        if self.is_open:
+            self._carrier.write(frame(HEADERS, block, flags=END_HEADERS, stream=self.number))
+
+    def send(self, content: bytes) -> None:
+        """Send data of an answer."""
+        if self.is_open:
+            self._carrier.outflow.send(self.out, content)
+
+    def finish(self, block: bytes) -> None:
+        """End an answer with these fields, once its data is sent; that may be all that there is of it."""
+        if self.is_open and self._last is None:
+            self._last = block
+            if not self.out.waiting:
+                self._on_emptied()
+
+    def reset(self, code: Code) -> None:
+        """End the stream without an answer, or with what was sent of it."""
+        if self.is_open:
+            self._carrier.write(rst_stream(self.number, code))
+            self._close()
+
+    def give_back(self, size: int) -> None:
+        """Let the other end send so many bytes more."""
+        self._returned += size
+        if self._returned >= WINDOW // 2 and self.is_open and not self._request_ended:
+            self._carrier.write(window_update(self.number, self._returned))
+            self._unreturned -= self._returned
+            self._returned = 0
+
+    def receive(self, content: bytes, size: int) -> None:
+        """Take a frame of data that counts `size` bytes."""
+        self._unreturned += size
+        if self._request_ended:
+            self._fail(Code.STREAM_CLOSED)
+        elif self._unreturned > WINDOW:
+            self._fail(Code.FLOW_CONTROL_ERROR)
+        elif self.receiver is not None:
+            self.receiver.receive(content, size)
+
+    def end_request(self) -> None:
+        """Take the end of a request."""
+        if not self._request_ended and self.is_open:
+            self._request_ended = True
+            if self.receiver is not None:
+                self.receiver.end()
+
+    def abandon(self) -> None:
+        """Take that nobody waits for an answer any more."""
+        if self.is_open:
+            self._close()
+            if self.receiver is not None:
+                self.receiver.abandon()
+
+    def _fail(self, code: Code) -> None:
+        """End the stream for what the other end did."""
+        if self.is_open:
+            self._carrier.write(rst_stream(self.number, code))
+            self.abandon()
+
+    def _on_emptied(self) -> None:
+        if self._last is None or not self.is_open:
+            return
+        self._carrier.write(frame(HEADERS, self._last, flags=END_HEADERS | END_STREAM, stream=self.number))
+        if not self._request_ended:
+            # Whoever still sends may stop. Source: RFC 9113, section 8.1.
+            self._carrier.write(rst_stream(self.number, Code.NO_ERROR))
+        self.is_answered = True
+        self._close()
+
+    def _close(self) -> None:
+        self.is_open = False
+        self._carrier.outflow.forget(self.out)
+        self._carrier.forget(self)
