@@ -58,10 +58,10 @@ class Server:
 
 
 @contextmanager
-def ours(bundle: Bundle, *, log: Path, settings: Path | None = None) -> Iterator[Server]:
+def ours(bundle: Bundle, *, log: Path, settings: Path | None = None, transport: str | None = None) -> Iterator[Server]:
     """Serve the bundle with `vaeserve serve`, as it is by default but for how much of a stream is computed at once.
 
-    settings: a file for --config.
+    settings: a file for --config; transport: what carries the RPCs, if not the default.
     """
     options = [] if settings is None else ["--config", str(settings)]
     options += [
@@ -70,6 +70,8 @@ def ours(bundle: Bundle, *, log: Path, settings: Path | None = None) -> Iterator
         "--set",
         f"limits.stream_requests={IN_FLIGHT}",
     ]
+    if transport is not None:
+        options += ["--set", f"server.transport={transport}"]
     with serve_locally(bundle.path.parent.parent, log=log, options=options) as service:
         yield Server("ours", service.target, service.process.pid, f"{service.http}/metrics")
 

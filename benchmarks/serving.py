@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 
@@ -23,6 +23,7 @@ from vaeserve.messages import read_scores, score_request, spec
 from vaeserve.scores import ScoreOptions, Scores, interpret
 from vaeserve.v1 import vae_pb2 as pb
 from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
+from vaeserve_service.config import Transport
 from vaeserve_service.runtime import TOLERANCE, Runtime, largest_error
 
 NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value")
@@ -103,6 +104,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="thread",
         help="where the other server computes: each request on a thread, or on its event loop's (default: %(default)s)",
     )
+    parser.add_argument(
+        "--transport",
+        choices=get_args(Transport),
+        default="grpcio",
+        help="what carries our RPCs (default: %(default)s)",
+    )
     parser.add_argument("--only", nargs="+", choices=[ours.name for ours, _ in WORKLOADS], help="these workloads alone")
 
 
@@ -113,6 +120,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         return {
             "rounds": options.rounds,
             "naive": options.naive,
+            "transport": options.transport,
             "workloads": {
                 ours.name: _compare(ours, naive, work, options)
                 for ours, naive in WORKLOADS
@@ -126,7 +134,7 @@ def _compare(ours: Workload, naive: Workload, work: Path, options: argparse.Name
     bundle = ours.model(work)
     expected = scores_in_process(bundle, ours)
     with (
-        peers.ours(bundle, log=work / "ours.log") as first,
+        peers.ours(bundle, log=work / "ours.log", transport=options.transport) as first,
         peers.naive(bundle, log=work / "naive.log", on=options.naive) as second,
     ):
         pairs = [(first, ours), (second, naive)]

@@ -15,6 +15,7 @@ Seconds = Annotated[float, Field(ge=0)]
 # What gRPC counts in milliseconds, in 32 bits of which the largest is for ever: from one of them to three weeks.
 Period = Annotated[float, Field(ge=0.001, le=1_814_400)]
 Scope = Literal["infer", "admin", "metrics", "reflection"]
+Transport = Literal["grpcio", "asyncio"]
 LogCalls = Literal["none", "failed", "all"]
 ModelName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Version = Annotated[int, Field(ge=1, lt=10**18)]
@@ -23,7 +24,7 @@ Version = Annotated[int, Field(ge=1, lt=10**18)]
 class ServerConfig(Section):
     """Where to listen, by what, and what is offered there beside the service's own RPCs; port 0 takes a free one."""
 
-    transport: Literal["grpcio", "asyncio"] = "grpcio"
+    transport: Transport = "grpcio"
     host: str = "0.0.0.0"  # noqa: S104 - a container's service is reached from outside it
     grpc_port: Port = 8001
     http_port: Port = 8002

@@ -46,9 +46,8 @@ class GrpcAio:
                 *channel_options(config.connections),
             ],
         )
-        self._server.add_generic_rpc_handlers(
-            tuple(generic_handler(name, service, observer=observer, drain=drain) for name, service in services.items())
-        )
+        for name, service in services.items():
+            add_service(self._server, name, service, observer=observer, drain=drain)
 
     def listen(self) -> int:
         """Take the port."""
@@ -70,14 +69,16 @@ class GrpcAio:
         await self._server.stop(grace_s)
 
 
-def generic_handler(
-    name: str, service: Service, *, observer: Observer, drain: Drain | None = None
-) -> grpc.GenericRpcHandler:
-    """Return gRPC's handler of a service's methods, whose streams end in a drain."""
+def add_service(
+    server: grpc.aio.Server, name: str, service: Service, *, observer: Observer, drain: Drain | None = None
+) -> None:
+    """Have a server answer the calls of a service, whose streams end in a drain."""
     drain = drain or Drain()
     observer = observer.of(service)
     handlers = {rpc: _handler(name, rpc, method, observer, drain) for rpc, method in service.methods.items()}
-    return grpc.method_handlers_generic_handler(name, handlers)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    # Registered methods have queues of their own in gRPC's core: a flood of one RPC keeps no probe from another.
+    server.add_registered_method_handlers(name, handlers)
 
 
 def _handler(

@@ -13,7 +13,7 @@ from tests.deploy.pods import named, pods
 from tests.deploy.rendering import DEPLOY, Manifest
 from tests.deploy.wiring import PROBES
 from vaeserve_service.call import Service
-from vaeserve_service.grpc_aio import generic_handler
+from vaeserve_service.grpc_aio import add_service
 from vaeserve_service.health import SERVICE, Health, methods
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.observer import Observer
@@ -113,7 +113,7 @@ async def test_only_readiness_waits_for_the_models(
     name = container[probe]["grpc"].get("service", "")
     health, server = Health(), grpc.aio.server()
     probes = Service(methods(health), observed=False)
-    server.add_generic_rpc_handlers((generic_handler(SERVICE, probes, observer=Observer(Metrics())),))
+    add_service(server, SERVICE, probes, observer=Observer(Metrics()))
     port = server.add_insecure_port("localhost:0")
     await server.start()
     async with vaeserve.AsyncClient(f"localhost:{port}") as client:

@@ -15,6 +15,8 @@ END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS = 0x4, 0x3
 CANCEL = 8
+# Bytes of a frame's head, and of what it holds at most unless the other end says more.
+HEAD, LARGEST_FRAME = 9, 16_384
 
 SCORE = "/vaeserve.v1.VaeService/Score"
 CHECK = "/grpc.health.v1.Health/Check"

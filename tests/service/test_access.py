@@ -32,7 +32,7 @@ from vaeserve_service.call import Service
 from vaeserve_service.callers import Callers, hashed, new_token
 from vaeserve_service.config import AccessConfig, Scope, ServerConfig, TlsConfig
 from vaeserve_service.gate import Gate
-from vaeserve_service.grpc_aio import generic_handler
+from vaeserve_service.grpc_aio import add_service
 from vaeserve_service.health import Health
 from vaeserve_service.http import serve_http
 from vaeserve_service.metrics import Metrics
@@ -143,7 +143,7 @@ async def serving(folder: Path, *, tls: TlsConfig | None = None, **settings: Any
     server = grpc.aio.server(interceptors=[Gate(access)], options=[("grpc.max_receive_message_length", 2**24)])
     server.add_generic_rpc_handlers(tuple(served.handlers()))
     probes = Service(health.methods(Health()), observed=False)
-    server.add_generic_rpc_handlers((generic_handler(health.SERVICE, probes, observer=Observer(Metrics())),))
+    add_service(server, health.SERVICE, probes, observer=Observer(Metrics()))
     reflection.enable_server_reflection(("vaeserve.v1.VaeService",), server)
     certificates, address = Certificates.open(tls), "127.0.0.1:0"
     served.port = (

@@ -184,7 +184,7 @@ def answered_s(ours: Server) -> float:
 def test_pings_cost_little(ours: Server, plain: Server, answered_s: float) -> None:
     """60,000 pings cost less than 4,000 calls; a server that punishes them pays many times as much, sooner or later."""
     cost = flood(ours, lambda: pings(60_000))
-    assert cost.came[frames.PING] >= 60_000
+    assert cost.came[frames.PING] >= 60_000 or cost.came[frames.GOAWAY]
     assert cost.cpu_s < answered_s
     assert cost.memory < 32 * MIB
     # It is cheap where the connection is closed before most of the pings are there.
@@ -193,9 +193,9 @@ def test_pings_cost_little(ours: Server, plain: Server, answered_s: float) -> No
 
 
 def test_settings_cost_little(ours: Server, answered_s: float) -> None:
-    """60,000 settings are acknowledged for less than 4,000 calls cost."""
+    """60,000 settings are acknowledged, or end their connection, for less than 4,000 calls cost."""
     cost = flood(ours, lambda: settings(60_000))
-    assert cost.came[frames.PING]  # the last
+    assert cost.came[frames.PING] or cost.came[frames.GOAWAY]  # the last
     assert cost.cpu_s < answered_s
     assert cost.memory < 32 * MIB
 
@@ -205,7 +205,7 @@ def test_calls_beyond_the_streams_are_refused_in_the_transport(ours: Server, ser
     cost = flood(ours, lambda: begun_calls(20_000))
     with unlimited(serve, *ALL_STREAMS) as server:
         control = flood(server, lambda: begun_calls(20_000))
-    assert cost.came[frames.RST_STREAM] > 15_000
+    assert cost.came[frames.RST_STREAM] > 15_000 or cost.came[frames.GOAWAY]
     assert cost.memory < control.memory / 2
     assert cost.cpu_s < control.cpu_s
 

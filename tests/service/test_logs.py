@@ -22,7 +22,7 @@ from vaeserve.v1 import vae_pb2 as pb
 from vaeserve_service import logs
 from vaeserve_service.call import Call, Method, Service
 from vaeserve_service.config import LogCalls, LogConfig
-from vaeserve_service.grpc_aio import generic_handler
+from vaeserve_service.grpc_aio import add_service
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.observer import Observer
 
@@ -64,7 +64,7 @@ async def called(*metadata: tuple[str, str], asked: str = "", calls: LogCalls = 
     server = grpc.aio.server()
     observer = Observer(Metrics(), log_calls=calls)
     rpcs = {"Get": Method(pb.GetModelRequest, Answers().handle)}
-    server.add_generic_rpc_handlers((generic_handler("test.Service", Service(rpcs), observer=observer),))
+    add_service(server, "test.Service", Service(rpcs), observer=observer)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     error = None

@@ -32,7 +32,7 @@ from vaeserve.v1 import vae_pb2 as pb
 from vaeserve.v1.vae_pb2_grpc import VaeServiceStub
 from vaeserve_service.call import Call, Method, Service
 from vaeserve_service.config import RepositoryConfig, ServiceConfig, TracingConfig
-from vaeserve_service.grpc_aio import generic_handler
+from vaeserve_service.grpc_aio import add_service
 from vaeserve_service.metrics import Metrics
 from vaeserve_service.model import Model
 from vaeserve_service.observer import Observer
@@ -89,7 +89,7 @@ async def traced(bundle: Bundle, provider: TracerProvider | None = None) -> Asyn
     observer = Observer(Metrics(), tracing=Tracing(made.provider))
     rpcs: dict[str, Method] = methods(Defect(repository, most_elements=1000, stream_requests=4))
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((generic_handler(SERVICE, Service(rpcs), observer=observer),))
+    add_service(server, SERVICE, Service(rpcs), observer=observer)
     port = server.add_insecure_port("127.0.0.1:0")
     config = ServiceConfig(repository=RepositoryConfig(path=Path()))
     with Runners(1) as runners:
@@ -205,7 +205,7 @@ async def test_tracing_that_fails_ends_no_call(hook: str) -> None:
     observer = Observer(metrics, tracing=Tracing(provider))
     rpcs: dict[str, Method] = methods(VaeService(Repository(), most_elements=1000, stream_requests=4))
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((generic_handler(SERVICE, Service(rpcs), observer=observer),))
+    add_service(server, SERVICE, Service(rpcs), observer=observer)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

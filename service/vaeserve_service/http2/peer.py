@@ -1,6 +1,7 @@
 """A client's connection on its socket."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
-        self._lifetime.heard = self._loop.time()
+        self._lifetime.heard = time.monotonic()
         self._connection.receive(data)
 
     def pause_writing(self) -> None:
