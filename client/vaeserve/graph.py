@@ -6,7 +6,7 @@ narrow: ONNX's own operators in a row, with their weights within. The service ha
 Sources: onnx/onnx.proto; protobuf.dev/programming-guides/encoding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from vaeserve.errors import BundleError
@@ -16,7 +16,8 @@ DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 # Field numbers of onnx.proto.
 _MODEL_OPSETS, _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 8, 7, 20, 25
 _OPSET_DOMAIN = 1
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
+_VALUE_NAME = 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _ATTRIBUTE_NAME = 1
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
@@ -44,6 +45,30 @@ def nodes(content: bytes) -> Iterator[Node]:
         for part, node in _messages(graph) if number == _MODEL_GRAPH else ():
             if part == _GRAPH_NODE:
                 yield _node(node)
+
+
+def giving(content: bytes, outputs: Collection[str]) -> bytes:
+    """Return a graph that `refuse_unsafe` let pass with those of its `outputs` alone, and the nodes that they take."""
+    wanted = set(outputs)
+    for node in reversed([*nodes(content)]):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+    return b"".join(
+        _field(number, _giving(value, outputs, wanted) if number == _MODEL_GRAPH else value)
+        for number, value in _fields(memoryview(content))
+    )
+
+
+def _giving(graph: int | memoryview, outputs: Collection[str], wanted: set[str]) -> bytes:
+    assert isinstance(graph, memoryview)  # noqa: S101 - a graph that passed is a message
+    return b"".join(
+        _field(number, value)
+        for number, value in _fields(graph)
+        if isinstance(value, int)
+        or (number == _GRAPH_NODE and not wanted.isdisjoint(_node(value).outputs))
+        or (number == _GRAPH_OUTPUT and _text(value, _VALUE_NAME) in outputs)
+        or number not in (_GRAPH_NODE, _GRAPH_OUTPUT)
+    )
 
 
 def _node(node: memoryview) -> Node:
@@ -169,3 +194,20 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError("not an ONNX graph, or cut short")
+
+
+def _field(number: int, value: int | bytes | memoryview) -> bytes:
+    """Return a field of a model or a graph as bytes: neither has numbers of a fixed width."""
+    if isinstance(value, int):
+        return _spelled(number << 3 | _VARINT) + _spelled(value)
+    return _spelled(number << 3 | _LENGTH) + _spelled(len(value)) + value
+
+
+def _spelled(value: int) -> bytes:
+    """Return a number, seven bits to a byte."""
+    spelled = bytearray()
+    while value >= 0x80:
+        spelled.append(value & 0x7F | 0x80)
+        value >>= 7
+    spelled.append(value)
+    return bytes(spelled)

@@ -15,7 +15,7 @@ from vaeserve.errors import ConfigError
 from vaeserve.latents import check_latents
 from vaeserve.manifest import CalibrationSummary
 from vaeserve.messages import Decoded, Encoded, Reconstructed
-from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret, rank_features
+from vaeserve.scores import Bound, ScoreOptions, Scores, count_samples, draw_noise, interpret, rank_features
 from vaeserve.signature import Signature
 from vaeserve_jobs.attributions import attributions, attributions_of
 from vaeserve_service.runtime import Runtime
@@ -146,7 +146,9 @@ class LocalModel:
         bundle, names = self._bundle, self.signature.features
         count = count_samples(bundle.noise, options, default=bundle.manifest.num_samples)
         noise = draw_noise(bundle.noise, count, seed=options.seed)
-        outputs = self._runtime.score(inputs, noise, by_feature=options.top_features > 0)
+        outputs = self._runtime.score(
+            inputs, noise, by_feature=options.top_features > 0, iwae=options.bound is Bound.IWAE
+        )
         without = replace(options, top_features=0)  # as columns they are made in a tenth of the time
         name, version = self._named
         scores = interpret(outputs, bundle.calibration, without, model=name, version=version, features=names)

@@ -58,5 +58,6 @@ def _run(runtime: Runtime, bundle: Bundle, rows: int) -> None:
     """Run each graph with so many rows, for its memory and, on a GPU, its kernels: the first request must not wait."""
     golden = {name: np.resize(array, (rows, *array.shape[1:])) for name, array in bundle.golden.items()}
     runtime.reconstruct(golden_inputs(golden))
-    for by_feature in (False, True):
-        runtime.score(golden_inputs(golden), bundle.noise[: bundle.manifest.num_samples], by_feature=by_feature)
+    for by_feature, iwae in ((False, False), (False, True), (True, True)):
+        noise = bundle.noise[: bundle.manifest.num_samples]
+        runtime.score(golden_inputs(golden), noise, by_feature=by_feature, iwae=iwae)

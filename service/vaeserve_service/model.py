@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vaeserve.bundle import Bundle
 from vaeserve.errors import OutOfRangeError
 from vaeserve.latents import Interpolation, check_latents, one_latent, path, prior_draws
-from vaeserve.scores import ScoreOptions, Scores, count_samples, draw_noise, interpret
+from vaeserve.scores import Bound, ScoreOptions, Scores, count_samples, draw_noise, interpret
 from vaeserve_service.batcher import Batcher
 from vaeserve_service.call import CURRENT
 from vaeserve_service.config import ServiceConfig
@@ -194,7 +194,7 @@ class _Graphs:
         manifest, points = self.bundle.manifest, self.bundle.noise
         noise = draw_noise(points, count_samples(points, options, default=manifest.num_samples), seed=options.seed)
         return interpret(
-            self.runtime.score(inputs, noise, by_feature=options.top_features > 0),
+            self.runtime.score(inputs, noise, by_feature=options.top_features > 0, iwae=options.bound is Bound.IWAE),
             self.bundle.calibration,
             options,
             model=manifest.name,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from vaeserve.errors import BundleError
-from vaeserve.graph import Node, nodes, refuse_unsafe
+from vaeserve.graph import Node, giving, nodes, refuse_unsafe
 from vaeserve_service.runtime import Graph
 
 WEIGHTS = np.ones((3, 2), np.float32)
@@ -193,3 +193,14 @@ def test_nodes_are_read_with_what_they_take_and_give() -> None:
         Node(long, "Split", ("y",), ("", "z"), frozenset({"axis", "num_outputs"})),
     ]
     assert not list(nodes(b""))
+
+
+def test_a_graph_of_fewer_outputs_has_the_nodes_that_they_take() -> None:
+    """Nothing else of it changes, and all outputs are all of it."""
+    model = plain()
+    model.graph.node.append(helper.make_node("Neg", ["y"], ["z"]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["rows", 2]))
+    content = model.SerializeToString()
+    assert onnx.load_from_string(giving(content, ("y", "z"))) == model
+    assert onnx.load_from_string(giving(content, ("z",))).graph.node == model.graph.node
+    assert onnx.load_from_string(giving(content, ("y",))) == plain()

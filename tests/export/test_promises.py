@@ -256,6 +256,17 @@ def test_latents_within_the_range_that_is_taken_have_finite_reconstructions(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_score_has_the_same_bits_whatever_else_is_asked_for(
+    models: Any, runtimes: dict[str, Runtime], inputs_of: InputsOf, kind: str
+) -> None:
+    """The ELBO and its parts are the same without the other bound and the features' terms, which aren't computed."""
+    inputs, noise, runtime = inputs_of(kind, 100), models.bundles[kind].noise[:8], runtimes[kind]
+    everything, alone = runtime.score(inputs, noise), runtime.score(inputs, noise, by_feature=False, iwae=False)
+    assert set(alone) == {"elbo", "log_likelihood", "kl", "status"}
+    assert same(alone, {name: everything[name] for name in alone})
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_rows_is_cut_into_chunks(
     models: Any, runtimes: dict[str, Runtime], inputs_of: InputsOf, kind: str
 ) -> None:

@@ -103,7 +103,7 @@ async def serving(repository: Path, name: str, **sections: dict[str, Any]) -> As
 
 def _hold(model: Model) -> HeldSession:
     graphs: Any = model._batcher._compute
-    graph = graphs.runtime._scorer
+    graph = graphs.runtime._elbo
     graph._session = HeldSession(graph._session)
     held: HeldSession = graph._session
     return held
