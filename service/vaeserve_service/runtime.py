@@ -231,12 +231,13 @@ class Runtime:
         inputs, latents = golden_inputs(golden), golden.get("latents")
         if not inputs or latents is None:
             raise BundleError(f"golden.npz: {', '.join(golden)}; expected inputs/NAME and latents")
-        computed = {
-            "encoder": self.encode(inputs),
-            "decoder": self.decode(latents),
-            "scorer": self.score(inputs, noise),
-        }
-        for graph, outputs in computed.items():
+        computed = (
+            ("encoder", self.encode(inputs)),
+            ("decoder", self.decode(latents)),
+            ("scorer", self.score(inputs, noise)),
+            ("scorer", self.score(inputs, noise, by_feature=False, iwae=False)),
+        )
+        for graph, outputs in computed:
             for name, output in outputs.items():
                 expected = golden.get(f"{graph}/{name}")
                 error = np.inf if expected is None else output_error(name, output, expected, inputs)
