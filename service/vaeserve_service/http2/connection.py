@@ -90,7 +90,9 @@ class Connection(Generic[T]):
         return not self.streams
 
     def receive(self, received: bytes) -> None:
-        """Take what came."""
+        """Take what came; after the end nothing of it matters."""
+        if self.is_over:
+            return
         try:
             for frame in self._reader.feed(received):
                 self._take(frame)
@@ -150,10 +152,6 @@ class Connection(Generic[T]):
     def _take_data(self, frame: Frame) -> None:
         size = len(frame.payload)
         self._unreturned += size
-        if self._unreturned > _WINDOW:
-            raise Http2Error(
-                Code.FLOW_CONTROL_ERROR, f"{self._unreturned} bytes on their way; expected {_WINDOW} at most"
-            )
         if self._unreturned >= _WINDOW // 2:
             self.write(frames.window_update(0, self._unreturned))
             self._unreturned = 0
@@ -163,9 +161,8 @@ class Connection(Generic[T]):
             self._refuse_unknown(frame)
             self._spend_idle()
             return
-        if content:
-            stream.receive(content, size)
-        elif not frame.flags & frames.END_STREAM:
+        stream.receive(content, size)
+        if not content and not frame.flags & frames.END_STREAM:
             self._spend_idle()
         if frame.flags & frames.END_STREAM:
             stream.end_request()
@@ -230,24 +227,29 @@ class Connection(Generic[T]):
 
     def _take_settings(self, frame: Frame) -> None:
         self._spend_idle()
-        if frame.stream:
-            raise Http2Error(Code.PROTOCOL_ERROR, f"SETTINGS on stream {frame.stream}")
+        _refuse_on_stream(frame)
         if frame.flags & frames.ACK:
             self.is_greeted = True
             return
+        window = self._window
         for setting, value in frames.read_settings(frame):
             if setting == frames.INITIAL_WINDOW_SIZE:
-                self._widen_all(value)
+                window = value
+                if value > frames.LARGEST_WINDOW:
+                    raise Http2Error(
+                        Code.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE: {value}; expected 2^31 - 1 at most"
+                    )
             elif setting == frames.ENABLE_PUSH and value > 1:
                 raise Http2Error(Code.PROTOCOL_ERROR, f"ENABLE_PUSH: {value}; expected 0 or 1")
             elif setting == frames.MAX_FRAME_SIZE and not frames.LARGEST_FRAME <= value < 2**24:
                 raise Http2Error(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE: {value}; expected 2^14 to 2^24 - 1")
         self._settings_came = True
+        # What they allow is made use of only after this, or the other end couldn't tell.
         self.write(frames.frame(frames.SETTINGS, flags=frames.ACK))
+        self._widen_all(window)
 
     def _widen_all(self, window: int) -> None:
-        if window > frames.LARGEST_WINDOW:
-            raise Http2Error(Code.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE: {window}; expected 2^31 - 1 at most")
+        """Let all streams' windows follow what they begin with."""
         more, self._window = window - self._window, window
         for stream in list(self.streams.values()):
             self.outflow.widen(more, stream.out)
@@ -269,6 +271,7 @@ class Connection(Generic[T]):
 
     def _take_ping(self, frame: Frame) -> None:
         self._spend_idle()
+        _refuse_on_stream(frame)
         if len(frame.payload) != len(_LAST_ORDERS):
             raise Http2Error(Code.FRAME_SIZE_ERROR, f"PING of {len(frame.payload)} bytes; expected 8")
         if not frame.flags & frames.ACK:
@@ -297,8 +300,11 @@ class Connection(Generic[T]):
         raise Http2Error(Code.PROTOCOL_ERROR, "CONTINUATION of no header")
 
     def _refuse_unknown(self, frame: Frame) -> None:
-        """Raise Http2Error for a frame of a stream that never was; what comes late for one that has ended passes."""
-        if not frame.stream or frame.stream > self._last_stream:
+        """Raise Http2Error for a frame of a stream that never was.
+
+        What comes late for one that has ended passes, and so does what belongs to a call that came after the last.
+        """
+        if not frame.stream or (frame.stream > self._last_stream and not self._takes_no_more):
             raise Http2Error(
                 Code.PROTOCOL_ERROR, f"frame of kind {frame.kind} on stream {frame.stream}, which isn't open"
             )
@@ -310,3 +316,8 @@ class Connection(Generic[T]):
     def _spend_call(self) -> None:
         if not self._vain_calls.spend():
             raise Http2Error(Code.ENHANCE_YOUR_CALM, "too many calls that were taken back")
+
+
+def _refuse_on_stream(frame: Frame) -> None:
+    if frame.stream:
+        raise Http2Error(Code.PROTOCOL_ERROR, f"frame of kind {frame.kind} on stream {frame.stream}; expected on none")

@@ -10,6 +10,9 @@ from vaeserve_service.http2.frames import Code, Http2Error
 T = TypeVar("T")
 Fields = Sequence[tuple[bytes, bytes]]
 
+# Of a table, what is another thing once the table is: its size, how many entries it has, and the newest of them.
+_Table = tuple[int, int, tuple[bytes, bytes] | None]
+
 # Header blocks of which it is known what they say, and the bytes of the largest: a caller of one RPC has one of them.
 _KNOWN, _KNOWN_BYTES = 64, 1024
 # How much larger fields may be than the limit, and still be decoded so as to say that they are too large.
@@ -33,18 +36,25 @@ class FieldDecoder(Generic[T]):
         known = self._known.get(block)
         if known is not None:
             return known
-        entries = self._decoder.header_table.dynamic_entries
-        count, newest = len(entries), entries[0] if entries else None
+        before = self._table()
         try:
             made = self._read([(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)])
-        except HPACKError as error:
-            raise Http2Error(Code.COMPRESSION_ERROR, f"hpack: {error}") from None
-        # By its identity: what is added to the table is another, whatever it says.
-        if len(entries) != count or (count and entries[0] is not newest) or len(self._known) >= _KNOWN:
+        except HPACKError:
+            raise Http2Error(Code.COMPRESSION_ERROR, "hpack: a header that can't be decoded") from None
+        if not _same(before, self._table()) or len(self._known) >= _KNOWN:
             self._known.clear()
         elif len(block) <= _KNOWN_BYTES:
             self._known[block] = made
         return made
+
+    def _table(self) -> _Table:
+        table = self._decoder.header_table
+        return table.maxsize, len(table.dynamic_entries), table.dynamic_entries[0] if table.dynamic_entries else None
+
+
+def _same(before: _Table, after: _Table) -> bool:
+    """Return whether a table is as it was. What is added to it is another entry, if with the same content."""
+    return before[:2] == after[:2] and before[2] is after[2]
 
 
 def block(fields: Fields) -> bytes:

@@ -84,7 +84,7 @@ def _read(service: str, rpc: str, fields: list[tuple[str, bytes]]) -> Head:
         fault = Status(StatusCode.INVALID_ARGUMENT, f"grpc-timeout: {timeout!r}; expected {expected}")
         return _refused(service, rpc, fault)
     try:
-        metadata = tuple((name, _value(name, value)) for name, value in fields if name not in _HOP)
+        metadata = tuple((name, each) for name, value in fields if name not in _HOP for each in _values(name, value))
     except binascii.Error:
         return _refused(service, rpc, Status(StatusCode.INVALID_ARGUMENT, "metadata: illegal base64 under a -bin key"))
     return Head(service, rpc, metadata, _seconds(timeout), encoding)
@@ -106,7 +106,8 @@ def _seconds(timeout: str | None) -> float | None:
     return seconds if seconds < _LONGEST_S else None
 
 
-def _value(name: str, value: bytes) -> str | bytes:
+def _values(name: str, value: bytes) -> list[str | bytes]:
+    """Return what a field says; of bytes, which are written in base64 without padding, it may say several."""
     if not name.endswith("-bin"):
-        return value.decode("latin-1")
-    return b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        return [value.decode("latin-1")]
+    return [b64decode(each + b"=" * (-len(each) % 4), validate=True) for each in value.split(b",")]

@@ -81,7 +81,7 @@ class Lifetime:
         """Have an idle connection leave, and end one that doesn't; return the seconds until it would be."""
         connection, config = self._connection, self._config
         if not connection.is_idle:
-            return config.idle_s
+            return config.idle_s if connection.leaving_since is None else LEAVE_S
         idle_s = now - connection.idle_since
         if idle_s >= config.idle_s:
             connection.leave("connection idle")

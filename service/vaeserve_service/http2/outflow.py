@@ -113,9 +113,12 @@ class Outflow:
         self._turns.pop(out, None)
 
     def _give_turn(self, out: Outgoing) -> None:
+        """Let a stream have turns as long as its window is open, which the other end may also shut again."""
         if out.waiting and out.window > 0:
             self._turns.setdefault(out)
             self._pump()
+        else:
+            self._turns.pop(out, None)
 
     def _pump(self) -> None:
         """Send a frame of each stream in turn, as long as there is one that may send and something lets it."""

@@ -92,8 +92,10 @@ class Stream:
             self._fail(Code.STREAM_CLOSED)
         elif self._unreturned > WINDOW:
             self._fail(Code.FLOW_CONTROL_ERROR)
-        elif self.receiver is not None:
+        elif content and self.receiver is not None:
             self.receiver.receive(content, size)
+        else:
+            self.give_back(size)
 
     def end_request(self) -> None:
         """Take the end of a request."""
