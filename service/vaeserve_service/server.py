@@ -39,7 +39,7 @@ from vaeserve_service.watcher import Watcher
 
 log = structlog.get_logger()
 
-_TRANSPORTS: dict[str, Callable[..., Transport]] = {"grpcio": GrpcAio, "asyncio": Http2Server}
+TRANSPORTS: dict[str, Callable[..., Transport]] = {"grpcio": GrpcAio, "asyncio": Http2Server}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -88,7 +88,7 @@ async def serve(
             return
         open_rpcs = OpenInference(repository, config, metrics=metrics, health=health, watcher=watcher)
         services = _services(config, repository, watcher, open_rpcs)
-        transport = _TRANSPORTS[config.server.transport](
+        transport = TRANSPORTS[config.server.transport](
             services | _for_tools(config, health, services),
             config=config,
             observer=observer,

@@ -20,7 +20,7 @@ Trailers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 log = structlog.get_logger()
 
-LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to six bytes each
+LONGEST_MESSAGE = 1000  # characters, of which gRPC makes up to twelve bytes each
 # Milliseconds after which a caller whom a full queue refused may try again.
 RETRY_MS = 100
 
@@ -53,6 +53,14 @@ class Status:
     trailers: Trailers = ()
 
 
+class StatusError(Exception):
+    """What a transport finds wrong with a message, as the status that its call ends with."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
 async def carried(
     answer: Callable[[Call], Awaitable[T]], call: Call, observer: Observer, *, late: Callable[[], bool]
 ) -> T | Status:
@@ -67,7 +75,7 @@ async def carried(
         observer.end(call, grpc.StatusCode.DEADLINE_EXCEEDED if late() else grpc.StatusCode.CANCELLED)
         raise
     except Exception as error:
-        status = _status_of(error, call)
+        status = error.status if isinstance(error, StatusError) else _status_of(error, call)
         # Before the caller hears of it, so that whoever looks then finds it.
         observer.end(call, status.code)
         return status

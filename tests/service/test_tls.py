@@ -9,10 +9,10 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import grpc
 import grpc.aio
@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
+from tests.service.carrying import carrying, raw
 from vaeserve.errors import ConfigError
 from vaeserve.local import serve_locally
-from vaeserve_service.config import ServerConfig, TlsConfig
+from vaeserve_service.config import ServerConfig, TlsConfig, Transport
 from vaeserve_service.http import serve_http
 from vaeserve_service.tls import Certificates
 
@@ -46,22 +47,19 @@ def opened(settings: TlsConfig) -> Certificates:
     return certificates
 
 
-@asynccontextmanager
-async def listening(certificates: Certificates) -> AsyncIterator[int]:
-    """An echo behind certificates; yields its port."""
+@pytest.fixture(params=get_args(Transport))
+def listening(request: pytest.FixtureRequest) -> Callable[[Certificates], AbstractAsyncContextManager[int]]:
+    """What serves an echo behind certificates, by each transport; yields its port."""
 
-    async def echo(request: bytes, _: Any) -> bytes:
-        return request
+    async def answer(content: bytes, _: Any) -> bytes:
+        return content
 
-    server = grpc.aio.server()
-    handlers: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Test", handlers),))
-    port = server.add_secure_port("127.0.0.1:0", certificates.grpc_credentials())
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(0)
+    @asynccontextmanager
+    async def listen(certificates: Certificates) -> AsyncIterator[int]:
+        async with carrying(request.param, {"Echo": raw(answer)}, parts={"certificates": certificates}) as (_, port):
+            yield port
+
+    return listen
 
 
 def channel(port: int, root: Any, client: Any = None) -> grpc.aio.Channel:
@@ -87,7 +85,7 @@ async def connect(port: int, root: Any, client: Any = None) -> grpc.StatusCode:
 
 
 async def test_a_client_takes_only_a_certificate_that_is_right(
-    tmp_path: Path, authority: Any, new_authority: Any
+    listening: Any, tmp_path: Path, authority: Any, new_authority: Any
 ) -> None:
     """A client refuses a certificate of another authority, of another host or past its time, and takes a right one."""
     wrong = {
@@ -107,7 +105,7 @@ async def test_a_client_takes_only_a_certificate_that_is_right(
 
 
 async def test_a_client_without_a_right_certificate_is_refused(
-    tmp_path: Path, authority: Any, new_authority: Any
+    listening: Any, tmp_path: Path, authority: Any, new_authority: Any
 ) -> None:
     """With client_ca a connection takes a certificate of that authority, within its time."""
     authority.issue().write(tmp_path)
@@ -160,7 +158,7 @@ def linked(folder: Path, issued: Any) -> None:
 
 @pytest.mark.parametrize("change", [rewritten, renamed, relinked])
 async def test_new_connections_get_the_new_certificate(
-    tmp_path: Path, authority: Any, new_authority: Any, change: Callable[[Path, Any], None]
+    listening: Any, tmp_path: Path, authority: Any, new_authority: Any, change: Callable[[Path, Any], None]
 ) -> None:
     """However the files change, open connections live on, and new ones are met with the new certificate."""
     (linked if change is relinked else rewritten)(tmp_path, authority.issue())
@@ -176,7 +174,9 @@ async def test_new_connections_get_the_new_certificate(
         assert certificates.current()
 
 
-async def test_new_connections_get_the_new_authorities(tmp_path: Path, authority: Any, new_authority: Any) -> None:
+async def test_new_connections_get_the_new_authorities(
+    listening: Any, tmp_path: Path, authority: Any, new_authority: Any
+) -> None:
     """When client_ca changes, whom it no longer vouches for can't connect any more."""
     authority.issue().write(tmp_path)
     (tmp_path / "ca.crt").write_bytes(authority.pem)
@@ -215,7 +215,7 @@ def of_a_kind_that_grpc_fails_on(folder: Path, _: Any) -> None:
 
 @pytest.mark.parametrize("change", [cut_short, half_a_pair, emptied, removed, of_a_kind_that_grpc_fails_on])
 async def test_a_broken_change_leaves_the_old_certificate(
-    tmp_path: Path, authority: Any, new_authority: Any, change: Callable[[Path, Any], None]
+    listening: Any, tmp_path: Path, authority: Any, new_authority: Any, change: Callable[[Path, Any], None]
 ) -> None:
     """Files that can't be used are said once, without their content, and the last good ones serve until they can be."""
     authority.issue().write(tmp_path)

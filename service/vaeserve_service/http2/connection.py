@@ -17,8 +17,13 @@ T = TypeVar("T")
 _WINDOW = 4 * 2**20
 # Frames that carry nothing: pings, settings, windows that nothing was sent for. 10,000 take some 20 ms.
 _IDLE_FRAMES, _IDLE_FRAMES_A_SECOND = 10_000, 500.0
-# Calls that are taken back, or begun past the limit of streams, beyond those that were answered (CVE-2023-44487).
-_VAIN_CALLS, _VAIN_CALLS_A_SECOND = 1000, 30.0
+# Settings, which may change the windows of all streams. 1000 take up to a tenth of a second.
+_SETTINGS, _SETTINGS_A_SECOND = 1000, 50.0
+# Calls that are taken back, begun past the limit of streams, or against the rules, beyond those that were answered
+# (CVE-2023-44487, CVE-2025-8671). A thousand take some 70 ms.
+_VAIN_CALLS, _VAIN_CALLS_A_SECOND = 1000, 500.0
+# Says that the table of the other end's decoder stays empty, whatever size it allows (RFC 7541, 4.2).
+_NO_TABLE = b"\x20"
 # What is sent in a ping to hear that all that was sent before it has come.
 _LAST_ORDERS = b"goodbye!"
 
@@ -61,6 +66,8 @@ class Connection(Generic[T]):
         self._leave_reason = ""
         self._window = frames.DEFAULT_WINDOW  # that a stream begins with, as the other end says
         self._unreturned = 0
+        self._first = _NO_TABLE  # what the first header that is sent begins with
+        self._settings = Budget(_SETTINGS, per_second=_SETTINGS_A_SECOND)
         self._idle_frames = Budget(_IDLE_FRAMES, per_second=_IDLE_FRAMES_A_SECOND)
         self._vain_calls = Budget(_VAIN_CALLS, per_second=_VAIN_CALLS_A_SECOND)
         self._takers: tuple[Callable[[Frame], None], ...] = (
@@ -101,6 +108,16 @@ class Connection(Generic[T]):
         except Http2Error as fault:
             self.end(fault.code, fault.reason)
 
+    def write_header(self, stream: int, block: bytes, *, ends: bool = False) -> None:
+        """Send a header, in as many frames as it takes, which may end its stream."""
+        block, self._first = self._first + block, b""
+        kind, flags = frames.HEADERS, frames.END_STREAM if ends else 0
+        while len(block) > frames.LARGEST_FRAME:
+            part, block = block[: frames.LARGEST_FRAME], block[frames.LARGEST_FRAME :]
+            self.write(frames.frame(kind, part, flags=flags, stream=stream))
+            kind, flags = frames.CONTINUATION, 0
+        self.write(frames.frame(kind, block, flags=flags | frames.END_HEADERS, stream=stream))
+
     def ping(self, content: bytes) -> None:
         """Ask the other end, which so shows that it is there; `content` is 8 bytes."""
         self.write(frames.frame(frames.PING, content))
@@ -126,7 +143,7 @@ class Connection(Generic[T]):
         if not self.is_over:
             self.is_over = True
             for stream in list(self.streams.values()):
-                stream.abandon()
+                stream.close()
             self._on_over()
 
     def forget(self, stream: Stream) -> None:
@@ -159,12 +176,12 @@ class Connection(Generic[T]):
         stream = self.streams.get(frame.stream)
         if stream is None:
             self._refuse_unknown(frame)
-            self._spend_idle()
-            return
-        stream.receive(content, size)
+        elif size:
+            stream.receive(content, size)
+            self._count_reset(stream)
         if not content and not frame.flags & frames.END_STREAM:
             self._spend_idle()
-        if frame.flags & frames.END_STREAM:
+        if frame.flags & frames.END_STREAM and stream is not None:
             stream.end_request()
 
     def _take_headers(self, frame: Frame) -> None:
@@ -195,9 +212,12 @@ class Connection(Generic[T]):
         if stream is not None:  # after its data, which gRPC has no use for
             if not frame.flags & frames.END_STREAM:
                 raise Http2Error(Code.PROTOCOL_ERROR, f"HEADERS on stream {frame.stream} again; expected its end")
+            self._spend_idle()
             stream.end_request()
         elif frame.stream <= self._last_stream:
-            self._spend_idle()  # of a stream that has ended here
+            if request is not None:
+                raise Http2Error(Code.PROTOCOL_ERROR, f"request on stream {frame.stream}, after {self._last_stream}")
+            self._spend_idle()  # after the data of a stream that has ended here
         elif not self._takes_no_more:
             self._begin(frame, request)
 
@@ -222,15 +242,17 @@ class Connection(Generic[T]):
         if stream is None:
             self._refuse_unknown(frame)
         else:
-            stream.abandon()
+            stream.close()
         self._spend_call()
 
     def _take_settings(self, frame: Frame) -> None:
-        self._spend_idle()
         _refuse_on_stream(frame)
         if frame.flags & frames.ACK:
             self.is_greeted = True
+            self._spend_idle()
             return
+        if not self._settings.spend():
+            raise Http2Error(Code.ENHANCE_YOUR_CALM, "too many settings")
         window = self._window
         for setting, value in frames.read_settings(frame):
             if setting == frames.INITIAL_WINDOW_SIZE:
@@ -246,28 +268,40 @@ class Connection(Generic[T]):
         self._settings_came = True
         # What they allow is made use of only after this, or the other end couldn't tell.
         self.write(frames.frame(frames.SETTINGS, flags=frames.ACK))
-        self._widen_all(window)
+        if window != self._window:
+            self._widen_all(window)
 
     def _widen_all(self, window: int) -> None:
         """Let all streams' windows follow what they begin with."""
         more, self._window = window - self._window, window
         for stream in list(self.streams.values()):
-            self.outflow.widen(more, stream.out)
+            self.outflow.widen(more, stream)
 
     def _take_window(self, frame: Frame) -> None:
         size = frames.read_number(frame)
         if not self.outflow.owes_update():
             self._spend_idle()
-        if not size:
-            raise Http2Error(Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
         if not frame.stream:
+            if not size:
+                raise Http2Error(Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
             self.outflow.widen(size)
             return
         stream = self.streams.get(frame.stream)
         if stream is None:
             self._refuse_unknown(frame)
+        elif not size:
+            stream.reset(Code.PROTOCOL_ERROR)
+            self._count_reset(stream)
         else:
-            self.outflow.widen(size, stream.out)
+            self._widen(stream, size)
+            self._count_reset(stream)
+
+    def _widen(self, stream: Stream, size: int) -> None:
+        """Let a stream send more; more than there can be ends it."""
+        try:
+            self.outflow.widen(size, stream)
+        except Http2Error as error:
+            stream.reset(error.code)
 
     def _take_ping(self, frame: Frame) -> None:
         self._spend_idle()
@@ -308,6 +342,11 @@ class Connection(Generic[T]):
             raise Http2Error(
                 Code.PROTOCOL_ERROR, f"frame of kind {frame.kind} on stream {frame.stream}, which isn't open"
             )
+
+    def _count_reset(self, stream: Stream) -> None:
+        """Count a stream that was ended for what was sent on it as a call in vain."""
+        if not stream.is_open and not stream.is_answered:
+            self._spend_call()
 
     def _spend_idle(self) -> None:
         if not self._idle_frames.spend():

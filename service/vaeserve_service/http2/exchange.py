@@ -2,8 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -13,12 +12,16 @@ from grpc import StatusCode
 from vaeserve.errors import InvalidInputError
 from vaeserve_service.call import Call, Method
 from vaeserve_service.drain import Drain
+from vaeserve_service.http2.frames import Code
 from vaeserve_service.http2.head import Head
 from vaeserve_service.http2.inflow import Inflow
-from vaeserve_service.http2.messages import HEADER, OK, MessageError, Messages, framed, only_trailer, trailer
-from vaeserve_service.http2.stream import Stream
+from vaeserve_service.http2.messages import HEADER, OK, Messages, framed, inflated, only_trailer, trailer
+from vaeserve_service.http2.stream import WINDOW, Stream
 from vaeserve_service.observer import Observer
-from vaeserve_service.transport import Status, carried, parse, serialized
+from vaeserve_service.transport import Status, StatusError, carried, parse, serialized
+
+# Requests of a stream that are read in one turn of the event loop, for the other calls' sake.
+_TURN = 16
 
 _LATE = Status(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 _CANCELLED = Status(StatusCode.CANCELLED, "the call was cancelled here; the service's log may have the reason")
@@ -45,46 +48,53 @@ class Exchange(ABC):
         self._head = head
         self._route = route
         self._inflow = inflow
-        self._messages = Messages(encoding=head.encoding, most_bytes=route.message_bytes)
+        self._messages = Messages(most_bytes=route.message_bytes)
+        self._unreturned = 0  # bytes that came, and in whose place no others may yet
         self._loop = asyncio.get_running_loop()
-        self._is_late = False
         self._has_begun = False
+        self._has_finished = False
+        self._is_late = False
         self._task: asyncio.Task[None] | None = None
         self._timer = None if head.timeout_s is None else self._loop.call_later(head.timeout_s, self._expire)
 
     def receive(self, content: bytes, size: int) -> None:
         """Take some data."""
+        self._unreturned += size
         try:
-            for message in self._messages.feed(content):
-                self._take(message)
-        except MessageError as fault:
-            self.refuse(fault.status)
-        else:
-            self._taken(size)
+            self._messages.feed(content)
+        except StatusError as error:
+            self.refuse(error.status)
+            return
+        if not self._messages.is_whole and self._unreturned >= WINDOW // 2:
+            self._inflow.ask(self, self._unreturned)
+        self._came()
 
     @abstractmethod
     def end(self) -> None:
         """Hear that the request is whole."""
 
-    def abandon(self) -> None:
-        """Hear that nobody waits for an answer any more."""
-        self._release()
-        if self._task is not None:
+    def close(self) -> None:
+        """Hear that the stream has ended."""
+        self._inflow.settle(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None and not self._has_finished:
             self._task.cancel()
+
+    def let_on(self, size: int) -> None:
+        """Let so many bytes more of a message come."""
+        self._unreturned -= size
+        self._stream.give_back(size)
 
     def refuse(self, status: Status) -> None:
         """End with a status, whatever is under way."""
-        self._finish(status)
         if self._task is not None:
             self._task.cancel()
+        self._finish(status)
 
     @abstractmethod
-    def _take(self, message: bytes) -> None:
-        """Take a message of the request."""
-
-    @abstractmethod
-    def _taken(self, size: int) -> None:
-        """See to it that more comes, after so many bytes."""
+    def _came(self) -> None:
+        """See what has come."""
 
     @abstractmethod
     async def _answer(self, call: Call) -> bytes:
@@ -104,9 +114,26 @@ class Exchange(ABC):
         else:
             self._finish(_FINE, answered)
 
+    async def _next(self) -> Message:
+        """Take the first message of the request, and let others come in its place."""
+        compressed, content = self._messages.take()
+        self._inflow.settle(self)
+        returned = self._unreturned - len(self._messages)
+        self._unreturned -= returned
+        self._stream.give_back(returned)
+        if compressed:
+            # On a thread: it may be a thousand times as much.
+            most, encoding = self._route.message_bytes, self._head.encoding
+            content = await asyncio.to_thread(
+                inflated, content, compressed=compressed, encoding=encoding, most_bytes=most
+            )
+        return parse(self._route.method.request, content)
+
     def _finish(self, status: Status, content: bytes = b"") -> None:
         """End the stream with what is still to be sent, and a status."""
-        self._release()
+        if self._has_finished:
+            return
+        self._has_finished = True
         if content or self._has_begun:
             self._send(content)
             self._stream.finish(OK if status is _FINE else trailer(status))
@@ -121,44 +148,32 @@ class Exchange(ABC):
             self._stream.send(content)
 
     def _expire(self) -> None:
+        """End, as the time is over; what is written and waits to be taken is of no use any more."""
         self._is_late = True
-        self.refuse(_LATE)
-
-    def _release(self) -> None:
-        """Hold nothing any more that the end of the call frees."""
-        self._inflow.release(self._stream)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._has_finished or self._stream.waiting:
+            self._stream.reset(Code.CANCEL)
+        else:
+            self.refuse(_LATE)
 
 
 class Unary(Exchange):
     """A call of one message, which is answered by one."""
 
-    def __init__(self, stream: Stream, head: Head, route: Route, *, inflow: Inflow) -> None:
-        super().__init__(stream, head, route, inflow=inflow)
-        self._request: bytes | None = None
-
     def end(self) -> None:
         """Answer, as the request is whole."""
-        if self._request is None or self._messages.is_within:
-            self._refuse_count("a part of one" if self._messages.is_within else "none")
+        if not self._messages.is_whole:
+            self._refuse_count("a part of one" if self._messages else "none")
             return
-        self._start(Call(self._route.service, self._route.rpc, lambda: self._head.metadata))
+        head = self._head
+        self._start(Call(self._route.service, self._route.rpc, lambda: head.metadata))
 
-    def _take(self, message: bytes) -> None:
-        if self._request is not None or self._messages.is_within:
+    def _came(self) -> None:
+        if self._messages.has_more:
             self._refuse_count("more than one")
-        self._request = message
-        self._inflow.release(self._stream)
-
-    def _taken(self, size: int) -> None:
-        if self._messages.is_within:
-            self._inflow.hold(self._stream, size)
 
     async def _answer(self, call: Call) -> bytes:
-        method = self._route.method
-        request, self._request = self._request or b"", None
-        return framed(serialized(await method.handle(parse(method.request, request), call)))
+        request = await self._next()
+        return framed(serialized(await self._route.method.handle(request, call)))
 
     def _refuse_count(self, said: str) -> None:
         self.refuse(Status(StatusCode.INVALID_ARGUMENT, f"messages: {said} in a request; expected one"))
@@ -169,8 +184,6 @@ class Streaming(Exchange):
 
     def __init__(self, stream: Stream, head: Head, route: Route, *, inflow: Inflow) -> None:
         super().__init__(stream, head, route, inflow=inflow)
-        self._unread: deque[bytes] = deque()
-        self._sizes: deque[int] = deque()  # of the data that each brought: given back as it is read
         self._is_whole = False
         self._more: asyncio.Future[None] | None = None
         observer = route.observer
@@ -183,42 +196,38 @@ class Streaming(Exchange):
         self._is_whole = True
         self._wake()
 
-    def _take(self, message: bytes) -> None:
-        self._unread.append(message)
-        self._sizes.append(0)
-        self._inflow.release(self._stream)
-
-    def _taken(self, size: int) -> None:
-        if self._unread:
-            self._sizes[-1] += size
+    def _came(self) -> None:
+        if self._messages.is_whole:
             self._wake()
-        else:
-            self._inflow.hold(self._stream, size)
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
             self._more.set_result(None)
 
     async def _answer(self, call: Call) -> bytes:
-        out = self._stream.out
-        requests = self._route.drain.until_quiet(self._requests())
-        async with aclosing(self._route.method.handle(requests, call)) as responses:
+        stream, route = self._stream, self._route
+        async with (
+            aclosing(self._requests()) as requests,
+            aclosing(route.method.handle(route.drain.until_quiet(requests), call)) as responses,
+        ):
             async for response in responses:
                 self._send(framed(serialized(response)))
-                if out.is_full:
-                    await out.until_room()
+                if stream.is_full:
+                    await stream.until_room()
         return b""
 
-    async def _requests(self) -> AsyncIterator[Message]:
+    async def _requests(self) -> AsyncGenerator[Message, None]:
         """Yield the requests; who doesn't take them lets no more come."""
+        taken = 0
         while True:
-            while self._unread:
-                content = self._unread.popleft()
-                self._stream.give_back(self._sizes.popleft())
-                yield parse(self._route.method.request, content)
+            while self._messages.is_whole:
+                yield await self._next()
+                taken += 1
+                if not taken % _TURN:
+                    await asyncio.sleep(0)
             if self._is_whole:
                 break
             self._more = self._loop.create_future()
             await self._more
-        if self._messages.is_within:
+        if self._messages:
             raise InvalidInputError("messages: the last one is cut off; expected all of it")

@@ -13,8 +13,8 @@ Fields = Sequence[tuple[bytes, bytes]]
 # Of a table, what is another thing once the table is: its size, how many entries it has, and the newest of them.
 _Table = tuple[int, int, tuple[bytes, bytes] | None]
 
-# Header blocks of which it is known what they say, and the bytes of the largest: a caller of one RPC has one of them.
-_KNOWN, _KNOWN_BYTES = 64, 1024
+# Header blocks of which it is known what they say, and the most that one says: a caller of one RPC has one of them.
+_KNOWN, _KNOWN_BYTES = 16, 1024
 # How much larger fields may be than the limit, and still be decoded so as to say that they are too large.
 _MARGIN = 4
 
@@ -33,17 +33,17 @@ class FieldDecoder(Generic[T]):
 
     def decode(self, block: bytes) -> T:
         """Return what a block says; raises Http2Error for one that can't be decoded, for the tables then differ."""
-        known = self._known.get(block)
-        if known is not None:
-            return known
+        if block in self._known:
+            return self._known[block]
         before = self._table()
         try:
-            made = self._read([(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)])
+            fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except HPACKError:
             raise Http2Error(Code.COMPRESSION_ERROR, "hpack: a header that can't be decoded") from None
+        made = self._read(fields)
         if not _same(before, self._table()) or len(self._known) >= _KNOWN:
             self._known.clear()
-        elif len(block) <= _KNOWN_BYTES:
+        elif sum(len(name) + len(value) for name, value in fields) <= _KNOWN_BYTES:
             self._known[block] = made
         return made
 

@@ -9,7 +9,7 @@ from grpc import StatusCode
 
 from vaeserve_service.http2.fields import Fields
 from vaeserve_service.http2.messages import ENCODINGS
-from vaeserve_service.transport import Status
+from vaeserve_service.transport import Status, clipped
 
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 # What is between the two ends' transports, and not told to who answers.
@@ -57,13 +57,15 @@ def read_head(fields: Fields, *, most_bytes: int) -> Head | None:
     known = dict(regular)
     if (
         pseudo.get(b":method") != b"POST"
+        or not pseudo.get(b":scheme")
         or not pseudo.get(b":path")
         or not (pseudo.get(b":authority") or known.get(b"host"))
         or b"te" not in known
         or any(name != name.lower() or not name for name, _ in regular)
     ):
         return None
-    service, _, rpc = pseudo[b":path"].decode("latin-1").removeprefix("/").rpartition("/")
+    path = pseudo[b":path"].decode("latin-1")
+    service, _, rpc = path[1:].rpartition("/") if path.startswith("/") else ("", "", path)
     size = sum(len(name) + len(value) + _FIELD_BYTES for name, value in fields)
     if size > most_bytes:
         return _refused(service, rpc, _too_large(size, most_bytes))
@@ -77,7 +79,8 @@ def _read(service: str, rpc: str, fields: list[tuple[str, bytes]]) -> Head:
         return _refused(service, rpc, Status(StatusCode.INTERNAL, f"'te' metadata: {said['te']!r}; expected trailers"))
     if encoding not in ENCODINGS:
         known = ", ".join(ENCODINGS)
-        fault = Status(StatusCode.UNIMPLEMENTED, f"grpc-encoding: {encoding!r}; expected one of {known}")
+        accepted = (("grpc-accept-encoding", ",".join(ENCODINGS)),)
+        fault = Status(StatusCode.UNIMPLEMENTED, f"grpc-encoding: {encoding!r}; expected one of {known}", accepted)
         return _refused(service, rpc, fault)
     if timeout is not None and not _TIMEOUT.fullmatch(timeout):
         expected = "digits and one of H, M, S, m, u, n"
@@ -91,7 +94,8 @@ def _read(service: str, rpc: str, fields: list[tuple[str, bytes]]) -> Head:
 
 
 def _refused(service: str, rpc: str, fault: Status) -> Head:
-    return Head(service, rpc, (), None, "identity", fault)
+    clip = Status(fault.code, clipped(fault.message), fault.trailers)
+    return Head(service, rpc, (), None, "identity", clip)
 
 
 def _too_large(size: int, most: int) -> Status:

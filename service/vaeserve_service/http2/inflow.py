@@ -1,58 +1,49 @@
-"""Messages on their way in: how much of those that aren't whole yet is held in memory."""
+"""How much of a connection's messages on their way in is held in memory."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Protocol
 
 
 class Incoming(Protocol):
-    """A stream that sends a message."""
+    """A stream that sends a message larger than its window."""
 
-    def give_back(self, size: int) -> None:
+    def let_on(self, size: int) -> None:
         """Let it send so many bytes more."""
         ...
 
 
-@dataclass(slots=True)
-class _Held:
-    """Bytes of an unfinished message, and those in whose place no others may be sent yet."""
-
-    size: int = 0
-    due: int = 0
-
-
 class Inflow:
-    """Lets the streams of a connection send on while they hold `most_bytes` together, and past that only the oldest.
+    """Lets streams send on, past their windows, while that is `most_bytes` together at most; past it the oldest alone.
 
-    Messages so become whole one after another. What each may send without being let on is its window.
+    Messages so become whole one after another. A connection holds no more than all its streams' windows, this, and a
+    message. What a stream was let on for counts until it is settled: its message is taken, or never will be.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
-        self._held: OrderedDict[Incoming, _Held] = OrderedDict()
+        self._let: OrderedDict[Incoming, int] = OrderedDict()  # how much each was, 0 for those that wait
+        self._asked: dict[Incoming, int] = {}  # how much those that wait asked for
         self._size = 0
 
-    def hold(self, stream: Incoming, size: int) -> None:
-        """Hold more of a stream's message."""
-        held = self._held.setdefault(stream, _Held())
-        held.size += size
-        held.due += size
-        self._size += size
-        if self._size <= self._most or stream is next(iter(self._held)):
-            self._let_on(stream, held)
+    def ask(self, stream: Incoming, size: int) -> None:
+        """Let a stream send so many bytes more, now or once there is room."""
+        self._let.setdefault(stream, 0)
+        self._asked[stream] = size
+        self._let_on()
 
-    def release(self, stream: Incoming) -> None:
-        """Hold nothing of a stream any more, for its message is whole or will never be."""
-        held = self._held.pop(stream, None)
-        if held is None:
-            return
-        self._size -= held.size
-        for position, (waiting, held) in enumerate(self._held.items()):
-            if position and self._size > self._most:
-                break
-            self._let_on(waiting, held)
+    def settle(self, stream: Incoming) -> None:
+        """Count nothing of a stream any more."""
+        if stream in self._let:
+            self._size -= self._let.pop(stream)
+            self._asked.pop(stream, None)
+            self._let_on()
 
-    def _let_on(self, stream: Incoming, held: _Held) -> None:
-        if held.due:
-            stream.give_back(held.due)
-            held.due = 0
+    def _let_on(self) -> None:
+        for position, stream in enumerate(self._let):
+            if not self._asked or (position and self._size >= self._most):
+                return
+            size = self._asked.pop(stream, 0)
+            if size:
+                self._let[stream] += size
+                self._size += size
+                stream.let_on(size)

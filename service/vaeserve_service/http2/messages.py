@@ -6,13 +6,12 @@ Source: "gRPC over HTTP2" (PROTOCOL-HTTP2.md of the grpc project).
 import struct
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
 from urllib.parse import quote_from_bytes
 
 from grpc import StatusCode
 
 from vaeserve_service.http2.fields import Fields, block
-from vaeserve_service.transport import Status
+from vaeserve_service.transport import Status, StatusError
 
 # What window bits tell zlib of each encoding: gzip's header, or zlib's own.
 ENCODINGS = {"identity": None, "gzip": 31, "deflate": 15}
@@ -23,14 +22,6 @@ _HTTP_OK = (b":status", b"200"), (b"content-type", b"application/grpc")
 _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 HEADER = block((*_HTTP_OK, (b"grpc-accept-encoding", ",".join(ENCODINGS).encode())))
-
-
-class MessageError(Exception):
-    """What is wrong with a message, as the status that its call ends with."""
-
-    def __init__(self, status: Status) -> None:
-        super().__init__(status.message)
-        self.status = status
 
 
 def framed(content: bytes) -> bytes:
@@ -65,65 +56,89 @@ OK = trailer(Status(StatusCode.OK))
 
 
 class Messages:
-    """Cuts data into messages, of at most `most_bytes` each, compressed or not."""
+    """Cuts data into messages, of at most `most_bytes` each, as they are asked for."""
 
-    def __init__(self, *, encoding: str, most_bytes: int) -> None:
-        self._encoding = encoding
+    def __init__(self, *, most_bytes: int) -> None:
         self._most = most_bytes
-        self._rest = bytearray()
+        self._data: bytes | bytearray = b""
+        self._end = 0  # of the first message, once it is known; else 0
+
+    def __len__(self) -> int:
+        """How many bytes there are."""
+        return len(self._data)
 
     @property
-    def is_within(self) -> bool:
-        """Whether a message has begun that isn't whole."""
-        return bool(self._rest)
+    def is_whole(self) -> bool:
+        """Whether there is a message to take."""
+        return 0 < self._end <= len(self._data)
 
-    def feed(self, received: bytes) -> Iterator[bytes]:
-        """Yield the messages that are whole; raises MessageError for one that is too large or can't be read."""
-        if not self._rest and len(received) >= _PREFIX.size:  # one message a frame is the rule, and needs no copy
-            compressed, size = self._read_prefix(received)
-            if len(received) == _PREFIX.size + size:
-                yield self._content(compressed, received[_PREFIX.size :])
-                return
-        self._rest += received
-        while len(self._rest) >= _PREFIX.size:
-            compressed, size = self._read_prefix(self._rest)
-            end = _PREFIX.size + size
-            if len(self._rest) < end:
-                return
-            content = bytes(self._rest[_PREFIX.size : end])
-            del self._rest[:end]
-            yield self._content(compressed, content)
+    @property
+    def has_more(self) -> bool:
+        """Whether there is more than one message."""
+        return 0 < self._end < len(self._data)
 
-    def _read_prefix(self, content: bytes | bytearray) -> tuple[int, int]:
-        compressed, size = _PREFIX.unpack_from(content)
-        if size > self._most:
-            raise _too_large(size, self._most)
-        return compressed, size
+    def feed(self, received: bytes) -> None:
+        """Take data; raises StatusError for a first message that is too large."""
+        if not self._data:  # one message a frame is the rule, and needs no copy
+            self._data = received
+        elif isinstance(self._data, bytearray):
+            self._data += received
+        else:
+            self._data = bytearray(self._data) + received
+        self._look()
 
-    def _content(self, compressed: int, content: bytes) -> bytes:
-        if not compressed:
-            return content
-        bits = ENCODINGS[self._encoding]
-        if compressed > 1 or bits is None:
-            raise _broken(f"message: compressed is {compressed}: Compression bit set but no encoding is")
-        inflater = zlib.decompressobj(bits)
-        try:
-            inflated = inflater.decompress(content, self._most + 1)
-        except zlib.error as error:
-            raise _broken(f"message: Decompression failed: {error}") from None
-        if len(inflated) > self._most:
-            raise _too_large(len(inflated), self._most)
-        if not inflater.eof:
-            raise _broken("message: Decompression failed: it ends too early")
-        return inflated
+    def take(self) -> tuple[int, bytes]:
+        """Take the first message: whether it is compressed, and what was sent of it.
+
+        Raises StatusError where the next one is too large.
+        """
+        compressed, end = self._data[0], self._end
+        with memoryview(self._data) as data:
+            content = bytes(data[_PREFIX.size : end])
+        if end == len(self._data):
+            self._data = b""
+        else:
+            if not isinstance(self._data, bytearray):
+                self._data = bytearray(self._data)
+            del self._data[:end]
+        self._end = 0
+        self._look()
+        return compressed, content
+
+    def _look(self) -> None:
+        """Find the end of the first message."""
+        if not self._end and len(self._data) >= _PREFIX.size:
+            size: int = _PREFIX.unpack_from(self._data)[1]
+            if size > self._most:
+                raise _too_large(size, self._most)
+            self._end = _PREFIX.size + size
 
 
-def _too_large(size: int, most: int) -> MessageError:
+def inflated(content: bytes, *, compressed: int, encoding: str, most_bytes: int) -> bytes:
+    """Return what a compressed message says; raises StatusError for one that is too large or can't be read."""
+    bits = ENCODINGS[encoding]
+    if compressed > 1:
+        raise _broken(f"message: its flag is {compressed}; expected 0 or 1")
+    if bits is None:
+        raise _broken("message: Compression bit set but no encoding is")
+    inflater = zlib.decompressobj(bits)
+    try:
+        whole = inflater.decompress(content, most_bytes + 1)
+    except zlib.error as error:
+        raise _broken(f"message: Decompression failed: {error}") from None
+    if len(whole) > most_bytes:
+        raise _too_large(len(whole), most_bytes)
+    if not inflater.eof:
+        raise _broken("message: Decompression failed: it ends too early")
+    return whole
+
+
+def _too_large(size: int, most: int) -> StatusError:
     # In gRPC's own words, which clients know.
-    return MessageError(
+    return StatusError(
         Status(StatusCode.RESOURCE_EXHAUSTED, f"SERVER: Received message larger than max ({size} vs. {most})")
     )
 
 
-def _broken(message: str) -> MessageError:
-    return MessageError(Status(StatusCode.INTERNAL, message))
+def _broken(message: str) -> StatusError:
+    return StatusError(Status(StatusCode.INTERNAL, message))

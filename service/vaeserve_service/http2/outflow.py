@@ -4,6 +4,7 @@ Source: RFC 9113, section 5.2.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -20,22 +21,22 @@ from vaeserve_service.http2.frames import (
 
 # Bytes of a stream that wait to be sent, past which whoever makes more of them waits too.
 _ROOM = 65_536
-# Updates of windows that a frame of data may be answered with: its stream's, and the connection's.
-_UPDATES = 2
+# Bytes that must have been sent for each update of a window that they may be answered with.
+_UPDATE_BYTES = 256
 
 
-class Outgoing:
-    """A stream's data that waits, and how much of it the stream's window lets through.
+class Outgoing(ABC):
+    """A stream's data that waits, and how much of it the stream's window lets through."""
 
-    on_emptied: is called once nothing waits any more.
-    """
-
-    def __init__(self, number: int, *, window: int, on_emptied: Callable[[], None]) -> None:
+    def __init__(self, number: int, *, window: int) -> None:
         self.number = number
         self.window = window
         self.waiting = bytearray()
-        self.on_emptied = on_emptied
         self._room: asyncio.Future[None] | None = None
+
+    @abstractmethod
+    def emptied(self) -> None:
+        """Hear that nothing waits any more."""
 
     @property
     def is_full(self) -> bool:
@@ -66,7 +67,7 @@ class Outflow:
         self._window = DEFAULT_WINDOW
         self._paused = False
         self._turns: OrderedDict[Outgoing, None] = OrderedDict()  # those that wait, and whose own windows are open
-        self._updates_due = 0
+        self._unanswered = 0
 
     def send(self, out: Outgoing, content: bytes) -> None:
         """Send a stream's data, or let it wait for its turn."""
@@ -74,7 +75,7 @@ class Outflow:
         if size <= out.window and size <= self._window and not out.waiting and not self._paused:
             out.window -= size
             self._window -= size
-            self._updates_due += _UPDATES * (1 + size // LARGEST_FRAME)
+            self._unanswered += size
             self._write(data_frames(out.number, content))
             return
         out.waiting += content
@@ -94,10 +95,11 @@ class Outflow:
 
     def owes_update(self) -> bool:
         """Count a window's update; tell whether it is one that data which was sent may be answered with."""
-        if not self._updates_due:
-            return False
-        self._updates_due -= 1
-        return True
+        self._unanswered -= _UPDATE_BYTES
+        if self._unanswered >= 0:
+            return True
+        self._unanswered = 0
+        return False
 
     def pause(self) -> None:
         """Send nothing for now: the socket can't take it."""
@@ -126,11 +128,11 @@ class Outflow:
             out = next(iter(self._turns))
             size = min(LARGEST_FRAME, self._window, out.window, len(out.waiting))
             self._window -= size
-            self._updates_due += _UPDATES
+            self._unanswered += size
             self._write(frame(DATA, out.take(size), stream=out.number))
             if out.waiting and out.window > 0:
                 self._turns.move_to_end(out)
                 continue
             del self._turns[out]
             if not out.waiting:
-                out.on_emptied()
+                out.emptied()

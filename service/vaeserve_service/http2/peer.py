@@ -19,6 +19,10 @@ from vaeserve_service.http2.stream import Stream
 from vaeserve_service.tls import ALPN
 from vaeserve_service.transport import Status
 
+# Bytes that are written at once within a turn of the loop: whether the socket takes more must be heard in time.
+_TURN = 65_536
+# Kinds of a certificate's alternative names that are a caller's.
+_NAMES = frozenset({"DNS", "URI", "email", "IP Address"})
 # Seconds in which the last of what a client is told must be taken from the socket.
 _CLOSE_S = 2.0
 _STOPPING = Status(StatusCode.UNAVAILABLE, "the service is stopping")
@@ -46,6 +50,7 @@ class Peer(asyncio.Protocol):
         self._metadata_bytes = config.connections.metadata_bytes
         self._loop = asyncio.get_running_loop()
         self._written: list[bytes] = []
+        self._size = 0
         self._connection: Connection[Head] = Connection(
             most_streams=config.connections.streams,
             metadata_bytes=self._metadata_bytes,
@@ -85,15 +90,16 @@ class Peer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was under way, as the socket is gone."""
         del exc
+        self._connection.lose()
         if self._clock is not None:
             self._clock.cancel()
-        self._connection.lose()
         self._on_lost(self)
 
     def leave(self) -> None:
         """Take no more calls, and end once those under way have."""
-        self._connection.leave(_STOPPING.message)
-        self._look()
+        if not self._connection.is_over:
+            self._connection.leave(_STOPPING.message)
+            self._look()
 
     def stop(self) -> None:
         """End the calls that are still under way, and the connection."""
@@ -117,11 +123,14 @@ class Peer(asyncio.Protocol):
         if not self._written:
             self._loop.call_soon(self._flush)
         self._written.append(content)
+        self._size += len(content)
+        if self._size >= _TURN:
+            self._flush()
 
     def _flush(self) -> None:
         if self._written and self._transport is not None:
-            self._transport.write(b"".join(self._written))
-            self._written.clear()
+            written, self._written, self._size = b"".join(self._written), [], 0
+            self._transport.write(written)
 
     def _look(self) -> None:
         if self._clock is not None:
@@ -132,6 +141,8 @@ class Peer(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close the socket once all is written, or soon after if it isn't taken."""
+        if self._transport is None:
+            return
         self._flush()
         self._transport.close()
         if self._clock is not None:
@@ -143,6 +154,6 @@ def _names(certificate: "dict[str, Any] | None") -> list[bytes]:
     """Return the names of a certificate: its alternative ones, or where it has none its common one, as gRPC does."""
     if not certificate:
         return []
-    names = [name for _, name in certificate.get("subjectAltName", ())]
+    names = [name for kind, name in certificate.get("subjectAltName", ()) if kind in _NAMES]
     common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
     return [name.encode() for name in names or common]

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 from typing import Any
 
 import structlog
@@ -118,7 +119,17 @@ class Http2Server:
             self._peers.add(peer)
             handshake = asyncio.create_task(self._connect(peer, accepted))
             self._handshakes.add(handshake)
-            handshake.add_done_callback(self._handshakes.discard)
+            handshake.add_done_callback(partial(self._connected, peer, accepted))
+
+    def _connected(self, peer: Peer, accepted: socket.socket, handshake: asyncio.Task[None]) -> None:
+        """Forget a client that came to nothing: who isn't who may call, who went, or who came as the service stops."""
+        self._handshakes.discard(handshake)
+        error = None if handshake.cancelled() else handshake.exception()
+        if error is not None:
+            log.debug("no connection made", error=str(error))
+        if error is not None or handshake.cancelled():
+            accepted.close()
+            peer.connection_lost(None)
 
     async def _connect(self, peer: Peer, accepted: socket.socket) -> None:
         """Join a client to its socket, encrypted by the certificate of the moment if there is one."""
@@ -127,17 +138,8 @@ class Http2Server:
         if self._certificates is not None:
             secured["ssl"] = self._certificates.http2_context()
             secured["ssl_handshake_timeout"] = self._config.connections.handshake_s
-        try:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.connect_accepted_socket(lambda: peer, accepted, **secured)
-        except OSError as error:  # of TLS too: whoever it was has gone, or isn't who may call
-            log.debug("no connection made", error=str(error))
-            accepted.close()
-            self._lost(peer)
-        except asyncio.CancelledError:
-            accepted.close()
-            self._lost(peer)
-            raise
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await loop.connect_accepted_socket(lambda: peer, accepted, **secured)
 
     def _lost(self, lost: Peer) -> None:
         self._peers.discard(lost)

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from vaeserve_service.http2.frames import END_HEADERS, END_STREAM, HEADERS, Code, frame, rst_stream, window_update
+from vaeserve_service.http2.frames import Code, rst_stream, window_update
 from vaeserve_service.http2.outflow import Outflow, Outgoing
 
 # Bytes that the other end may send on a stream before they are given back.
@@ -20,8 +20,8 @@ class Receiver(Protocol):
         """Hear that the request is whole."""
         ...
 
-    def abandon(self) -> None:
-        """Hear that nobody waits for an answer any more."""
+    def close(self) -> None:
+        """Hear that the stream has ended, with an answer or because nobody waits for one any more."""
         ...
 
 
@@ -34,20 +34,23 @@ class Carrier(Protocol):
         """Send frames."""
         ...
 
+    def write_header(self, stream: int, block: bytes, *, ends: bool = False) -> None:
+        """Send a header, which may end its stream."""
+        ...
+
     def forget(self, stream: "Stream") -> None:
         """Count a stream as ended."""
         ...
 
 
-class Stream:
+class Stream(Outgoing):
     """One request and its answer."""
 
     def __init__(self, number: int, carrier: Carrier, *, window: int) -> None:
-        self.number = number
+        super().__init__(number, window=window)
         self.receiver: Receiver | None = None
         self.is_open = True
         self.is_answered = False
-        self.out = Outgoing(number, window=window, on_emptied=self._on_emptied)
         self._carrier = carrier
         self._request_ended = False
         self._last: bytes | None = None
@@ -57,25 +60,35 @@ class Stream:
     def start(self, block: bytes) -> None:
         """Send the header of an answer."""
         if self.is_open:
-            self._carrier.write(frame(HEADERS, block, flags=END_HEADERS, stream=self.number))
+            self._carrier.write_header(self.number, block)
 
     def send(self, content: bytes) -> None:
         """Send data of an answer."""
         if self.is_open:
-            self._carrier.outflow.send(self.out, content)
+            self._carrier.outflow.send(self, content)
 
     def finish(self, block: bytes) -> None:
         """End an answer with these fields, once its data is sent; that may be all that there is of it."""
         if self.is_open and self._last is None:
             self._last = block
-            if not self.out.waiting:
-                self._on_emptied()
+            if not self.waiting:
+                self.emptied()
 
     def reset(self, code: Code) -> None:
         """End the stream without an answer, or with what was sent of it."""
         if self.is_open:
             self._carrier.write(rst_stream(self.number, code))
-            self._close()
+            self.close()
+
+    def close(self) -> None:
+        """End the stream, of which nobody has to hear."""
+        if self.is_open:
+            self.is_open = False
+            self._carrier.outflow.forget(self)
+            self._carrier.forget(self)
+            receiver, self.receiver = self.receiver, None
+            if receiver is not None:
+                receiver.close()
 
     def give_back(self, size: int) -> None:
         """Let the other end send so many bytes more."""
@@ -89,9 +102,9 @@ class Stream:
         """Take a frame of data that counts `size` bytes."""
         self._unreturned += size
         if self._request_ended:
-            self._fail(Code.STREAM_CLOSED)
+            self.reset(Code.STREAM_CLOSED)
         elif self._unreturned > WINDOW:
-            self._fail(Code.FLOW_CONTROL_ERROR)
+            self.reset(Code.FLOW_CONTROL_ERROR)
         elif content and self.receiver is not None:
             self.receiver.receive(content, size)
         else:
@@ -104,30 +117,13 @@ class Stream:
             if self.receiver is not None:
                 self.receiver.end()
 
-    def abandon(self) -> None:
-        """Take that nobody waits for an answer any more."""
-        if self.is_open:
-            self._close()
-            if self.receiver is not None:
-                self.receiver.abandon()
-
-    def _fail(self, code: Code) -> None:
-        """End the stream for what the other end did."""
-        if self.is_open:
-            self._carrier.write(rst_stream(self.number, code))
-            self.abandon()
-
-    def _on_emptied(self) -> None:
+    def emptied(self) -> None:
+        """Send what ends the answer, if it is all there."""
         if self._last is None or not self.is_open:
             return
-        self._carrier.write(frame(HEADERS, self._last, flags=END_HEADERS | END_STREAM, stream=self.number))
+        self._carrier.write_header(self.number, self._last, ends=True)
         if not self._request_ended:
             # Whoever still sends may stop. Source: RFC 9113, section 8.1.
             self._carrier.write(rst_stream(self.number, Code.NO_ERROR))
         self.is_answered = True
-        self._close()
-
-    def _close(self) -> None:
-        self.is_open = False
-        self._carrier.outflow.forget(self.out)
-        self._carrier.forget(self)
+        self.close()
