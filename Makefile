@@ -29,8 +29,10 @@ test: .venv/installed ## Run the tests (under 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not deploy" --numprocesses 2 --dist loadfile
 
 .PHONY: test-slow
-test-slow: .venv/installed ## Run the slow tests
+test-slow: .venv/installed ## Run the slow tests, and those of the wire once more over the other transport
 	$(BIN)/pytest -m "slow and not deploy"
+	VAESERVE_SERVER_TRANSPORT=asyncio OMP_NUM_THREADS=1 $(BIN)/pytest tests/service tests/client \
+		-m "not slow and not deploy" --numprocesses 2 --dist loadfile
 
 # Linters of manifests and images pin much of what the project uses too, so they have an environment of their own.
 .venv-deploy/installed: pyproject.toml constraints-deploy.txt scripts/kubectl.py
