@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -84,10 +84,10 @@ def naive(bundle: Bundle, *, log: Path, on: str = "thread") -> Iterator[Server]:
 
 
 @contextmanager
-def echo(*, log: Path) -> Iterator[Server]:
-    """Serve with `benchmarks.echo`."""
-    with _module("echo", log=log) as server:
-        yield server
+def echo(transport: str, *, log: Path) -> Iterator[Server]:
+    """Serve with `benchmarks.echo` on a transport, whose name it has."""
+    with _module("echo", transport, log=log) as server:
+        yield replace(server, name=transport)
 
 
 @contextmanager

@@ -253,18 +253,7 @@ class Connection(Generic[T]):
             return
         if not self._settings.spend():
             raise Http2Error(Code.ENHANCE_YOUR_CALM, "too many settings")
-        window = self._window
-        for setting, value in frames.read_settings(frame):
-            if setting == frames.INITIAL_WINDOW_SIZE:
-                window = value
-                if value > frames.LARGEST_WINDOW:
-                    raise Http2Error(
-                        Code.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE: {value}; expected 2^31 - 1 at most"
-                    )
-            elif setting == frames.ENABLE_PUSH and value > 1:
-                raise Http2Error(Code.PROTOCOL_ERROR, f"ENABLE_PUSH: {value}; expected 0 or 1")
-            elif setting == frames.MAX_FRAME_SIZE and not frames.LARGEST_FRAME <= value < 2**24:
-                raise Http2Error(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE: {value}; expected 2^14 to 2^24 - 1")
+        window = _read_window(frame, self._window)
         self._settings_came = True
         # What they allow is made use of only after this, or the other end couldn't tell.
         self.write(frames.frame(frames.SETTINGS, flags=frames.ACK))
@@ -355,6 +344,20 @@ class Connection(Generic[T]):
     def _spend_call(self) -> None:
         if not self._vain_calls.spend():
             raise Http2Error(Code.ENHANCE_YOUR_CALM, "too many calls that were taken back")
+
+
+def _read_window(frame: Frame, window: int) -> int:
+    """Return what of settings matters here, the window that a stream begins with; raises Http2Error for wrong ones."""
+    for setting, value in frames.read_settings(frame):
+        if setting == frames.INITIAL_WINDOW_SIZE:
+            window = value
+            if value > frames.LARGEST_WINDOW:
+                raise Http2Error(Code.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE: {value}; expected 2^31 - 1 at most")
+        elif setting == frames.ENABLE_PUSH and value > 1:
+            raise Http2Error(Code.PROTOCOL_ERROR, f"ENABLE_PUSH: {value}; expected 0 or 1")
+        elif setting == frames.MAX_FRAME_SIZE and not frames.LARGEST_FRAME <= value < 2**24:
+            raise Http2Error(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE: {value}; expected 2^14 to 2^24 - 1")
+    return window
 
 
 def _refuse_on_stream(frame: Frame) -> None:

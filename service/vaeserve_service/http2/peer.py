@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from grpc import StatusCode
@@ -10,7 +11,6 @@ from grpc import StatusCode
 from vaeserve_service.config import ServiceConfig
 from vaeserve_service.http2.connection import Connection
 from vaeserve_service.http2.exchange import Exchange
-from vaeserve_service.http2.fields import Fields
 from vaeserve_service.http2.frames import Code
 from vaeserve_service.http2.head import Head, read_head
 from vaeserve_service.http2.inflow import Inflow
@@ -45,17 +45,15 @@ class Peer(asyncio.Protocol):
     ) -> None:
         self.names: Sequence[bytes] = ()
         self.inflow = Inflow(config.limits.message_bytes)
-        self._accept = accept
         self._on_lost = on_lost
-        self._metadata_bytes = config.connections.metadata_bytes
         self._loop = asyncio.get_running_loop()
         self._written: list[bytes] = []
         self._size = 0
         self._connection: Connection[Head] = Connection(
             most_streams=config.connections.streams,
-            metadata_bytes=self._metadata_bytes,
-            read=self._read,
-            accept=self._begin,
+            metadata_bytes=config.connections.metadata_bytes,
+            read=partial(read_head, most_bytes=config.connections.metadata_bytes),
+            accept=partial(accept, self),
             write=self._write,
             on_over=self._close,
         )
@@ -111,12 +109,6 @@ class Peer(asyncio.Protocol):
     def abort(self) -> None:
         """Close the socket whether or not what was written is taken."""
         self._transport.abort()
-
-    def _read(self, fields: Fields) -> Head | None:
-        return read_head(fields, most_bytes=self._metadata_bytes)
-
-    def _begin(self, stream: Stream, head: Head) -> Exchange | None:
-        return self._accept(self, stream, head)
 
     def _write(self, content: bytes) -> None:
         """Write what there is in this turn of the loop at once."""
