@@ -264,7 +264,8 @@ class Connection(Generic[T]):
         """Let all streams' windows follow what they begin with."""
         more, self._window = window - self._window, window
         for stream in list(self.streams.values()):
-            self.outflow.widen(more, stream)
+            if stream.is_open:  # it may have ended as another's window let it
+                self.outflow.widen(more, stream)
 
     def _take_window(self, frame: Frame) -> None:
         size = frames.read_number(frame)

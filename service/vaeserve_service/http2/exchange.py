@@ -65,8 +65,7 @@ class Exchange(ABC):
         except StatusError as error:
             self.refuse(error.status)
             return
-        if not self._messages.is_whole and self._unreturned >= WINDOW // 2:
-            self._inflow.ask(self, self._unreturned)
+        self._ask()
         self._came()
 
     @abstractmethod
@@ -100,6 +99,11 @@ class Exchange(ABC):
     async def _answer(self, call: Call) -> bytes:
         """Answer, and return what of that is still to be sent."""
 
+    def _ask(self) -> None:
+        """Ask for the rest of a message that is larger than the window."""
+        if not self._messages.is_whole and self._unreturned >= WINDOW // 2:
+            self._inflow.ask(self, self._unreturned)
+
     def _start(self, call: Call) -> None:
         self._task = self._loop.create_task(self._run(call))
 
@@ -121,6 +125,7 @@ class Exchange(ABC):
         returned = self._unreturned - len(self._messages)
         self._unreturned -= returned
         self._stream.give_back(returned)
+        self._ask()
         if compressed:
             # On a thread: it may be a thousand times as much.
             most, encoding = self._route.message_bytes, self._head.encoding

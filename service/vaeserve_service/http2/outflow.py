@@ -21,8 +21,10 @@ from vaeserve_service.http2.frames import (
 
 # Bytes of a stream that wait to be sent, past which whoever makes more of them waits too.
 _ROOM = 65_536
-# Bytes that must have been sent for each update of a window that they may be answered with.
+# Bytes that must have been sent for each update of a window that they may be answered with; an answer counts as two of
+# them at least, for its stream and for the connection.
 _UPDATE_BYTES = 256
+_ANSWER_BYTES = 2 * _UPDATE_BYTES
 
 
 class Outgoing(ABC):
@@ -75,7 +77,7 @@ class Outflow:
         if size <= out.window and size <= self._window and not out.waiting and not self._paused:
             out.window -= size
             self._window -= size
-            self._unanswered += size
+            self._unanswered += max(size, _ANSWER_BYTES)
             self._write(data_frames(out.number, content))
             return
         out.waiting += content
@@ -135,4 +137,5 @@ class Outflow:
                 continue
             del self._turns[out]
             if not out.waiting:
+                self._unanswered += _ANSWER_BYTES
                 out.emptied()

@@ -1,10 +1,11 @@
 """Both ends of a connection in memory: ours, whose calls are echoed, and a client as the h2 library makes it."""
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from h2 import events
 from h2.config import H2Configuration
@@ -18,6 +19,8 @@ from vaeserve_service.http2.connection import Connection
 from vaeserve_service.http2.head import Head, read_head
 from vaeserve_service.http2.messages import HEADER, OK
 from vaeserve_service.http2.stream import Receiver, Stream
+
+E = TypeVar("E", bound="End")
 
 METADATA_BYTES = 16_384
 
@@ -69,7 +72,7 @@ class Echo:
         self.stream = stream
         self.content = bytearray()
         self.is_whole = False
-        self.is_abandoned = False
+        self.is_closed = False
         self._prompt = prompt
         self._held = held
         self._unreturned = 0
@@ -79,7 +82,7 @@ class Echo:
     def receive(self, content: bytes, size: int) -> None:
         """Take some data."""
         assert not self.is_whole
-        assert not self.is_abandoned
+        assert not self.is_closed
         self.content += content
         self._unreturned += size
         if self._prompt:
@@ -90,14 +93,16 @@ class Echo:
     def end(self) -> None:
         """Answer, as the request is whole."""
         assert not self.is_whole
+        assert not self.is_closed
         self.is_whole = True
         if not self._held:
             self.answer()
 
-    def abandon(self) -> None:
-        """Hear that nobody waits any more."""
-        assert not self.is_abandoned
-        self.is_abandoned = True
+    def close(self) -> None:
+        """Hear that the stream has ended, once, and as it has."""
+        assert not self.is_closed
+        assert not self.stream.is_open
+        self.is_closed = True
 
     def go_on(self) -> None:
         """Give back what was held, and hold no more."""
@@ -113,34 +118,30 @@ class Echo:
         self.stream.finish(OK)
 
 
-class Ours:
-    """Our end: what it wrote, and the calls that it took."""
+class End(ABC):
+    """Our end: what it wrote, and whether it is over."""
 
-    def __init__(
-        self,
-        *,
-        most_streams: int = 100,
-        metadata_bytes: int = METADATA_BYTES,
-        prompt: bool = False,
-        held: bool = False,
-    ) -> None:
-        self.calls: dict[int, Echo] = {}
-        self.heads: list[Head] = []
+    def __init__(self, *, most_streams: int = 100, metadata_bytes: int = METADATA_BYTES) -> None:
         self.overs = 0
         self.written = bytearray()
-        self._make = partial(Echo, prompt=prompt, held=held)
         self.connection: Connection[Head] = Connection(
             most_streams=most_streams,
             metadata_bytes=metadata_bytes,
             read=partial(read_head, most_bytes=metadata_bytes),
-            accept=self._accept,
+            accept=self.accept,
             write=self._write,
             on_over=self._hear_over,
         )
 
-    def greet(self) -> "Ours":
-        """Take a client's greeting, and forget what was written so far."""
-        self.connection.receive(hand.PREFACE + hand.settings() + hand.frame(hand.SETTINGS, flags=hand.ACK))
+    @abstractmethod
+    def accept(self, stream: Stream, head: Head) -> Receiver | None:
+        """Return what takes a call."""
+
+    def greet(self, *, window: int = 65_535) -> Self:
+        """Take a client's greeting, who lets so much come of an answer, and forget what was written so far."""
+        self.connection.receive(
+            hand.PREFACE + hand.settings(initial_window_size=window) + hand.frame(hand.SETTINGS, flags=hand.ACK)
+        )
         self.written.clear()
         return self
 
@@ -156,18 +157,29 @@ class Ours:
         self.written.clear()
         return said
 
-    def _accept(self, stream: Stream, head: Head) -> Receiver | None:
-        assert not self.connection.is_over
-        self.heads.append(head)
-        self.calls[stream.number] = call = self._make(stream)
-        return call
-
     def _write(self, content: bytes) -> None:
         assert not self.overs
         self.written += content
 
     def _hear_over(self) -> None:
         self.overs += 1
+
+
+class Ours(End):
+    """Our end, and the calls that it took, which are echoed."""
+
+    def __init__(self, *, prompt: bool = False, held: bool = False, **options: int) -> None:
+        self.calls: dict[int, Echo] = {}
+        self.heads: list[Head] = []
+        self._make = partial(Echo, prompt=prompt, held=held)
+        super().__init__(**options)
+
+    def accept(self, stream: Stream, head: Head) -> Receiver | None:
+        """Take a call."""
+        assert not self.connection.is_over
+        self.heads.append(head)
+        self.calls[stream.number] = call = self._make(stream)
+        return call
 
 
 class Body:
@@ -180,23 +192,31 @@ class Body:
         self.ends = ends
 
 
-class Client:
+class Client(Generic[E]):
     """A client, and what it heard; raises h2's ProtocolError for anything that it may not be sent.
 
     After a GOAWAY h2 would hear nothing more, so those are read here.
     """
 
     def __init__(
-        self, ours: Ours, *, window: int = 65_535, sizes: Sequence[int] = (2**30,), reads: bool = True
+        self,
+        ours: E,
+        *,
+        window: int = 65_535,
+        sizes: Sequence[int] = (2**30,),
+        reads: bool = True,
+        more: Mapping[SettingCodes, int] | None = None,
     ) -> None:
         self.ours = ours
         self.answers: dict[int, bytearray] = {}
         self.statuses: dict[int, str] = {}
+        self.words: dict[int, str] = {}
         self.resets: dict[int, int] = {}
         self.away: list[GoAway] = []
         self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self.h2.local_settings = Settings(
-            client=True, initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: window}
+            client=True,
+            initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: window, **(more or {})},
         )
         self._sizes = sizes
         self._reads = reads
@@ -206,11 +226,18 @@ class Client:
         self.h2.initiate_connection()
 
     def call(
-        self, content: bytes = b"", *, padding: int | None = None, trailers: bool = False, ends: bool = True
+        self,
+        content: bytes = b"",
+        *,
+        path: str = "/a.Service/Method",
+        padding: int | None = None,
+        trailers: bool = False,
+        ends: bool = True,
+        **fields: str | None,
     ) -> int:
         """Begin a call, and return its stream's number; its content goes as the windows let it."""
         number = self.h2.get_next_available_stream_id()
-        self.h2.send_headers(number, hand.call_fields("/a.Service/Method"))
+        self.h2.send_headers(number, hand.call_fields(path, **fields))
         self._bodies[number] = Body(content, padding=padding, trailers=trailers, ends=ends)
         self.answers[number] = bytearray()
         self.send()
@@ -285,6 +312,7 @@ class Client:
                 fields = dict(event.headers)
                 if b"grpc-status" in fields:
                     self.statuses[event.stream_id] = fields[b"grpc-status"].decode()
+                    self.words[event.stream_id] = fields.get(b"grpc-message", b"").decode()
             case events.SettingsAcknowledged():
                 self._is_greeted = True
             case events.StreamReset():

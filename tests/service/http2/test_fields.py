@@ -111,14 +111,37 @@ def test_the_same_bytes_are_read_once() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    """Of blocks that differ, and of large ones, few bytes are kept."""
-    ours = decoder()
-    for number in range(1000):
+    """Of blocks that differ 16 are kept at most, and none whose fields are larger than 1024 bytes."""
+    ours, kept = decoder(), []
+    for number in range(100):
         ours.decode(block([(b"a", str(number).encode() * 200)]))
-    assert sum(map(len, ours._known)) <= 64 * 1024
-    large = block([(b"a", bytes(2000))])
-    ours.decode(large)
-    assert large not in ours._known
+        kept.append(len(ours._known))
+    assert max(kept) == 16
+    assert min(kept[20:]) == 0
+    for size, is_kept in ((1023, True), (1024, False)):
+        ours, sent = decoder(), block([(b"a", bytes(size))])
+        ours.decode(sent)
+        assert (sent in ours._known) is is_kept
+
+
+def test_a_small_block_of_large_fields_is_not_remembered() -> None:
+    """A few bytes that name large fields of the table cost as much to keep as what they say."""
+    ours = decoder()
+    ours.decode(b"\x40" + hand._string(b"a") + hand._string(b"1" * 600))
+    ours.decode(b"\xbe")
+    assert list(ours._known) == [b"\xbe"]
+    ours.decode(b"\xbe\xbe")
+    assert list(ours._known) == [b"\xbe"]
+
+
+def test_what_is_no_request_is_remembered_too() -> None:
+    """Fields of which nothing can be made are read once, as long as they come as the same bytes."""
+    read: list[Fields] = []
+    ours = FieldDecoder[None](read.append, most_bytes=1000)
+    sent = block([(b"a", b"1")])
+    for _ in range(3):
+        ours.decode(sent)
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.service.frames import call_fields
+from vaeserve_service.http2.frames import LARGEST_FRAME
 from vaeserve_service.http2.head import Head, read_head
+from vaeserve_service.http2.messages import only_trailer
+from vaeserve_service.transport import LONGEST_MESSAGE
 
 PATH = "/a.Service/Method"
 
@@ -43,7 +46,8 @@ def test_a_call_is_read() -> None:
     ("path", "service", "rpc"),
     [
         ("/a.Service/Method", "a.Service", "Method"),
-        ("a.Service/Method", "a.Service", "Method"),
+        ("a.Service/Method", "", "a.Service/Method"),
+        ("*", "", "*"),
         ("/a/b/Method", "a/b", "Method"),
         ("/Method", "", "Method"),
         ("/", "", ""),
@@ -67,6 +71,8 @@ def test_any_path_is_a_method_that_there_may_be(path: str, service: str, rpc: st
         {":method": "post"},
         {":path": None},
         {":path": ""},
+        {":scheme": None},
+        {":scheme": ""},
         {":authority": None},
         {":authority": ""},
         {":authority": None, "host": ""},
@@ -199,6 +205,29 @@ def test_handlers_see_what_callers_say_and_nothing_of_the_transport() -> None:
     said: list[tuple[str, str | bytes]] = [("a", "1"), ("user-agent", "us"), ("a", "2"), ("b", "\xe4"), ("c", "")]
     hop = [("grpc-timeout", "1S"), ("grpc-encoding", "gzip"), ("grpc-accept-encoding", "gzip"), ("te", "trailers")]
     assert metadata(*said, *hop) == said
+
+
+@pytest.mark.parametrize("value", ["a", "\xff", "%"])
+@pytest.mark.parametrize("name", ["te", "grpc-encoding", "grpc-timeout", ":path"])
+def test_what_is_said_of_a_fault_fits_in_a_frame(name: str, value: str) -> None:
+    """However large the value is that can't be understood, an answer that is no more than its end has room for it."""
+    changes: dict[str, Any] = {name: value * 15_000}
+    head = read(**changes, most_bytes=32_768)
+    assert head is not None
+    if name == ":path":
+        assert (head.service, head.rpc, head.fault) == ("", value * 15_000, None)
+        return
+    assert head.fault is not None
+    assert len(head.fault.message) <= LONGEST_MESSAGE + 3
+    assert len(only_trailer(head.fault)) <= LARGEST_FRAME
+
+
+def test_who_compresses_otherwise_hears_what_is_known() -> None:
+    """Of an encoding that is unknown the answer says, for the client's sake, which ones are not."""
+    head = read(grpc_encoding="br")
+    assert head is not None
+    assert head.fault is not None
+    assert head.fault.trailers == (("grpc-accept-encoding", "identity,gzip,deflate"),)
 
 
 def test_several_binary_values_may_share_a_field() -> None:

@@ -16,17 +16,29 @@ from vaeserve_service.http2.outflow import Outflow, Outgoing
 STREAMS = (1, 3, 5)
 
 
+class Stream(Outgoing):
+    """A stream that counts how often it hears that nothing waits any more."""
+
+    def __init__(self, number: int, *, window: int) -> None:
+        super().__init__(number, window=window)
+        self.heard = 0
+
+    def emptied(self) -> None:
+        """Count it."""
+        assert not self.waiting
+        self.heard += 1
+
+
 class Way:
     """An outflow of three streams that checks each frame against the windows as they are when it is written."""
 
     def __init__(self, *, window: int = 0, in_all: int = DEFAULT_WINDOW) -> None:
         self.outflow = Outflow(self._write)
-        self.outs = {number: self._outgoing(number, window) for number in STREAMS}
+        self.outs = {number: Stream(number, window=window) for number in STREAMS}
         self.windows = dict.fromkeys(STREAMS, window)
         self.in_all = DEFAULT_WINDOW
         self.queued = {number: bytearray() for number in STREAMS}
         self.sent = {number: bytearray() for number in STREAMS}
-        self.emptied = dict.fromkeys(STREAMS, 0)
         self.order: list[tuple[int, int]] = []  # of the frames: the stream of each, and its size
         self.is_paused = False
         if in_all > DEFAULT_WINDOW:
@@ -66,13 +78,6 @@ class Way:
             waits = len(self.queued[number]) - len(self.sent[number])
             assert len(self.outs[number].waiting) == waits
             assert not waits or self.is_paused or self.in_all == 0 or self.windows[number] <= 0
-
-    def _outgoing(self, number: int, window: int) -> Outgoing:
-        def hear_emptied() -> None:
-            assert self.sent[number] == self.queued[number]
-            self.emptied[number] += 1
-
-        return Outgoing(number, window=window, on_emptied=hear_emptied)
 
     def _write(self, content: bytes) -> None:
         assert not self.is_paused
@@ -137,18 +142,18 @@ def test_what_fits_is_sent_at_once() -> None:
     way = Way(window=40_000)
     way.send(1, 40_000)
     assert way.order == [(1, 16_384), (1, 16_384), (1, 7232)]
-    assert way.emptied[1] == 0
+    assert way.outs[1].heard == 0
 
 
 def test_what_is_larger_than_its_window_begins_to_go() -> None:
     """As much as the window takes is sent, and the rest once there is more; then its stream hears of it, once."""
     way = Way(window=100)
     way.send(1, 150)
-    assert (way.order, way.emptied[1]) == ([(1, 100)], 0)
+    assert (way.order, way.outs[1].heard) == ([(1, 100)], 0)
     way.widen(30, 1)
-    assert (way.order, way.emptied[1]) == ([(1, 100), (1, 30)], 0)
+    assert (way.order, way.outs[1].heard) == ([(1, 100), (1, 30)], 0)
     way.widen(100, 1)
-    assert (way.order, way.emptied[1]) == ([(1, 100), (1, 30), (1, 20)], 1)
+    assert (way.order, way.outs[1].heard) == ([(1, 100), (1, 30), (1, 20)], 1)
 
 
 def test_streams_have_turns() -> None:
@@ -227,17 +232,37 @@ def test_a_window_past_the_largest_is_refused(number: int | None) -> None:
     assert raised.value.code == Code.FLOW_CONTROL_ERROR
 
 
-def test_each_frame_may_be_answered_by_two_updates() -> None:
-    """So many updates are owed as frames went, one for the stream and one for all; others are in vain."""
+def test_each_update_needs_256_bytes_that_were_sent() -> None:
+    """So many updates are owed as 256 bytes went, and two for each answer of fewer; others are in vain."""
     way = Way(window=10**6, in_all=10**6)
     assert not way.outflow.owes_update()
-    way.send(1, 2 * LARGEST_FRAME + 1)
-    assert [way.outflow.owes_update() for _ in range(7)] == [True] * 6 + [False]
+    way.send(1, 3 * 256 - 1)
+    assert [way.outflow.owes_update() for _ in range(3)] == [True, True, False]
+    way.send(1, 64)
+    assert [way.outflow.owes_update() for _ in range(3)] == [True, True, False]
+
+
+def test_updates_are_owed_for_what_was_sent_alone() -> None:
+    """What waits for a window or for the socket may be answered once it is sent, and its end for two more."""
+    way = Way(window=256)
     way.pause()
-    way.send(1, 10)
+    way.send(1, 512)
     assert not way.outflow.owes_update()
     way.resume()
-    assert [way.outflow.owes_update() for _ in range(3)] == [True, True, False]
+    assert [way.outflow.owes_update() for _ in range(2)] == [True, False]
+    way.widen(256, 1)
+    assert [way.outflow.owes_update() for _ in range(4)] == [True, True, True, False]
+
+
+def test_single_bytes_earn_no_updates() -> None:
+    """Who lets an answer go byte by byte is answered with as many frames, and pays for each."""
+    way = Way(window=0)
+    way.send(1, 1000)
+    owed = 0
+    for _ in range(512):
+        owed += way.outflow.owes_update()
+        way.widen(1, 1)
+    assert owed == 0
 
 
 async def test_who_makes_more_than_is_taken_waits() -> None:
