@@ -151,6 +151,7 @@ class Connection(Generic[T]):
         self.streams.pop(stream.number, None)
         if stream.is_answered:
             self._vain_calls.earn()
+            self.outflow.owe_updates()
         if not self.streams:
             self.idle_since = time.monotonic()
             if self._takes_no_more:

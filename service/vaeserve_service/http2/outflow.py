@@ -21,10 +21,10 @@ from vaeserve_service.http2.frames import (
 
 # Bytes of a stream that wait to be sent, past which whoever makes more of them waits too.
 _ROOM = 65_536
-# Bytes that must have been sent for each update of a window that they may be answered with; an answer counts as two of
-# them at least, for its stream and for the connection.
+# Bytes that must have been sent for each update of a window that they may be answered with. A message counts as two
+# updates at least, as does the end of a call: of its stream's window, and of the connection's.
 _UPDATE_BYTES = 256
-_ANSWER_BYTES = 2 * _UPDATE_BYTES
+_LEAST_BYTES = 2 * _UPDATE_BYTES
 
 
 class Outgoing(ABC):
@@ -77,7 +77,7 @@ class Outflow:
         if size <= out.window and size <= self._window and not out.waiting and not self._paused:
             out.window -= size
             self._window -= size
-            self._unanswered += max(size, _ANSWER_BYTES)
+            self._unanswered += max(size, _LEAST_BYTES)
             self._write(data_frames(out.number, content))
             return
         out.waiting += content
@@ -94,6 +94,10 @@ class Outflow:
         else:
             out.window = window
             self._give_turn(out)
+
+    def owe_updates(self) -> None:
+        """Count the end of a call, which may be answered with updates though no data was sent."""
+        self._unanswered += _LEAST_BYTES
 
     def owes_update(self) -> bool:
         """Count a window's update; tell whether it is one that data which was sent may be answered with."""
@@ -137,5 +141,5 @@ class Outflow:
                 continue
             del self._turns[out]
             if not out.waiting:
-                self._unanswered += _ANSWER_BYTES
+                self._unanswered += _LEAST_BYTES
                 out.emptied()

@@ -88,6 +88,7 @@ class Peer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was under way, as the socket is gone."""
         del exc
+        self._transport = None  # what is still to be written has nowhere to go
         self._connection.lose()
         if self._clock is not None:
             self._clock.cancel()
@@ -108,7 +109,8 @@ class Peer(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket whether or not what was written is taken."""
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _write(self, content: bytes) -> None:
         """Write what there is in this turn of the loop at once."""

@@ -51,7 +51,7 @@ class Http2Server:
             for rpc, method in service.methods.items()
         }
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._peers: set[Peer] = set()
         self._all_gone = asyncio.Event()
@@ -75,16 +75,17 @@ class Http2Server:
 
     async def start(self) -> None:
         """Answer calls."""
-        self._accepting = asyncio.create_task(self._accept_all())
+        self._watch()
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and end once those under way have, or after so many seconds with them."""
-        beginning = [*self._handshakes, *filter(None, [self._accepting])]
-        for task in beginning:
-            task.cancel()
-        await asyncio.gather(*beginning, return_exceptions=True)
         if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
+            self._listener = None
+        for handshake in self._handshakes:
+            handshake.cancel()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
         for peer in list(self._peers):
             peer.leave()
         await self._until_all_gone(grace_s)
@@ -101,25 +102,34 @@ class Http2Server:
             except TimeoutError:
                 return
 
-    async def _accept_all(self) -> None:
-        """Accept connections, and close at once those past the limit."""
-        assert self._listener is not None  # noqa: S101 - listen comes before start
-        loop = asyncio.get_running_loop()
-        while True:
+    def _watch(self) -> None:
+        """Have connections accepted as they come."""
+        if self._listener is not None:
+            self._loop.add_reader(self._listener, self._accept, self._listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept what connections there are, and close at once those past the limit."""
+        for _ in range(_BACKLOG):
             try:
-                accepted, _ = await loop.sock_accept(self._listener)
-            except OSError as error:
+                accepted, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # the process may have no more files
                 log.error("can't accept a connection", error=error.strerror)
-                await asyncio.sleep(_FULL_S)
-                continue
+                self._loop.remove_reader(listener)
+                self._loop.call_later(_FULL_S, self._watch)
+                return
             if len(self._peers) >= self._config.connections.limit:
                 accepted.close()
-                continue
-            peer = Peer(self._config, accept=self._begin, on_lost=self._lost)
-            self._peers.add(peer)
-            handshake = asyncio.create_task(self._connect(peer, accepted))
-            self._handshakes.add(handshake)
-            handshake.add_done_callback(partial(self._connected, peer, accepted))
+            else:
+                self._begin_peer(accepted)
+
+    def _begin_peer(self, accepted: socket.socket) -> None:
+        peer = Peer(self._config, accept=self._begin, on_lost=self._lost)
+        self._peers.add(peer)
+        handshake = self._loop.create_task(self._connect(peer, accepted))
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(partial(self._connected, peer, accepted))
 
     def _connected(self, peer: Peer, accepted: socket.socket, handshake: asyncio.Task[None]) -> None:
         """Forget a client that came to nothing: who isn't who may call, who went, or who came as the service stops."""
@@ -129,17 +139,21 @@ class Http2Server:
             log.debug("no connection made", error=str(error))
         if error is not None or handshake.cancelled():
             accepted.close()
-            peer.connection_lost(None)
+            peer.connection_lost(None)  # of a task that was cancelled before it began
 
     async def _connect(self, peer: Peer, accepted: socket.socket) -> None:
         """Join a client to its socket, encrypted by the certificate of the moment if there is one."""
-        loop = asyncio.get_running_loop()
         secured: dict[str, Any] = {}
         if self._certificates is not None:
             secured["ssl"] = self._certificates.http2_context()
             secured["ssl_handshake_timeout"] = self._config.connections.handshake_s
+        accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await loop.connect_accepted_socket(lambda: peer, accepted, **secured)
+        try:
+            await self._loop.connect_accepted_socket(lambda: peer, accepted, **secured)
+        except BaseException:
+            peer.connection_lost(None)  # at once, for uvloop has closed the socket
+            raise
 
     def _lost(self, lost: Peer) -> None:
         self._peers.discard(lost)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from grpc import StatusCode
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hypothesis import example, given, settings
@@ -16,8 +17,9 @@ from tests.service.http2.clock import Clock
 from tests.service.http2.ends import Client, GoAway, Ours, cut, read_go_away, split
 from vaeserve_service.http2 import budget, frames
 from vaeserve_service.http2.frames import Code
-from vaeserve_service.http2.messages import HEADER, OK
+from vaeserve_service.http2.messages import HEADER, OK, only_trailer
 from vaeserve_service.http2.stream import WINDOW
+from vaeserve_service.transport import Status
 
 PING = hand.frame(hand.PING, b"12345678")
 UNARY = hand.headers(1) + hand.data(1, b"content")
@@ -703,6 +705,17 @@ def test_updates_for_small_answers_are_not_counted() -> None:
     ours = Ours().greet()
     for number in range(1, 24_001, 2):
         ours.connection.receive(hand.headers(number) + hand.window_update(number, 5) + hand.data(number, b"1"))
+        ours.connection.receive(hand.window_update(0, 5))
+    assert not ours.connection.is_over
+
+
+@pytest.mark.usefixtures("clock")
+def test_updates_for_refusals_are_not_counted() -> None:
+    """A call that is answered without data may bring updates too: clients whose calls all fail go on forever."""
+    ours = Ours(held=True).greet()
+    for number in range(1, 24_001, 2):
+        ours.connection.receive(hand.headers(number) + hand.window_update(number, 5) + hand.data(number, b"1"))
+        ours.calls[number].stream.finish(only_trailer(Status(StatusCode.NOT_FOUND)))
         ours.connection.receive(hand.window_update(0, 5))
     assert not ours.connection.is_over
 

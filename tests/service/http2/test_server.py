@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -292,6 +293,26 @@ async def test_a_call_past_the_grace_ends_as_unavailable() -> None:
         await server.stop(0.1)
         assert await ended(call) == (grpc.StatusCode.UNAVAILABLE, "the service is stopping")
         assert handlers.cancelled == 1
+
+
+def test_a_stop_as_clients_come_raises_nothing() -> None:
+    """Whoever has just connected, and already asks, is left without a word in the log, on uvloop too."""
+    raised: list[dict[str, Any]] = []
+
+    async def stop() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+        for _ in range(30):
+            async with Handlers().serving() as (server, port):
+                coming = [asyncio.create_task(asyncio.open_connection("127.0.0.1", port)) for _ in range(8)]
+                for task in coming:
+                    _, writer = await task
+                    writer.write(frames.PREFACE + frames.settings() + frames.headers(1, "/Test/echo"))
+                await server.stop(0)
+                for task in coming:
+                    task.result()[1].close()
+
+    uvloop.run(stop())
+    assert raised == []
 
 
 async def test_no_call_is_lost_as_connections_grow_old() -> None:
