@@ -1,7 +1,8 @@
 """The end of open streams as the service drains."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,19 +24,16 @@ class Drain:
         for wait in self._waits:
             wait.reschedule(asyncio.get_running_loop().time() + QUIET_S)
 
-    async def until_quiet(self, requests: AsyncIterator[T]) -> AsyncIterator[T]:
-        """Yield a stream's requests to their end, or, in a drain, until none comes for a moment.
+    async def until_quiet(self, request: Awaitable[T]) -> T | None:
+        """Wait for a stream's next request; in a drain, return None where none comes for a moment.
 
         A caller that has still sent some has them answered, instead of an end that says OK after half of the answers.
         """
-        while True:
-            try:
-                # Around what waits alone, for what is done with a request mustn't be broken off.
-                async with asyncio.timeout(QUIET_S if self._begun else None) as wait:
-                    self._waits.add(wait)
-                    request = await anext(requests)
-            except (StopAsyncIteration, TimeoutError):
-                return
-            finally:
-                self._waits.discard(wait)
-            yield request
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S if self._begun else None) as wait:
+                self._waits.add(wait)
+                try:
+                    return await request
+                finally:
+                    self._waits.discard(wait)
+        return None

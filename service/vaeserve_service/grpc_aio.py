@@ -94,7 +94,7 @@ def _handler(
 
     async def stream(_: object, context: Context) -> None:
         async def answer(call: Call) -> None:
-            requests = drain.until_quiet(_requests(method.request, context))
+            requests = _requests(method.request, context, drain)
             async with aclosing(method.handle(requests, call)) as responses:
                 async for response in responses:
                     await context.write(response)
@@ -107,8 +107,8 @@ def _handler(
     return grpc.unary_unary_rpc_method_handler(unary, response_serializer=serialized)
 
 
-async def _requests(request_type: type[Message], context: Context) -> AsyncIterator[Message]:
-    while isinstance(content := await context.read(), bytes):  # else it is EOF
+async def _requests(request_type: type[Message], context: Context, drain: Drain) -> AsyncIterator[Message]:
+    while isinstance(content := await drain.until_quiet(context.read()), bytes):  # else it is EOF, or nothing
         yield parse(request_type, content)
 
 

@@ -190,7 +190,7 @@ class Streaming(Exchange):
     def __init__(self, stream: Stream, head: Head, route: Route, *, inflow: Inflow) -> None:
         super().__init__(stream, head, route, inflow=inflow)
         self._is_whole = False
-        self._more: asyncio.Future[None] | None = None
+        self._more: asyncio.Future[bool] | None = None
         observer = route.observer
         self._start(
             Call(route.service, route.rpc, lambda: head.metadata, on_answered=observer.answered, streaming=True)
@@ -207,13 +207,13 @@ class Streaming(Exchange):
 
     def _wake(self) -> None:
         if self._more is not None and not self._more.done():
-            self._more.set_result(None)
+            self._more.set_result(True)
 
     async def _answer(self, call: Call) -> bytes:
         stream, route = self._stream, self._route
         async with (
             aclosing(self._requests()) as requests,
-            aclosing(route.method.handle(route.drain.until_quiet(requests), call)) as responses,
+            aclosing(route.method.handle(requests, call)) as responses,
         ):
             async for response in responses:
                 self._send(framed(serialized(response)))
@@ -233,6 +233,7 @@ class Streaming(Exchange):
             if self._is_whole:
                 break
             self._more = self._loop.create_future()
-            await self._more
+            if not await self._route.drain.until_quiet(self._more):
+                return
         if self._messages:
             raise InvalidInputError("messages: the last one is cut off; expected all of it")
