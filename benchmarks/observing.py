@@ -39,7 +39,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         work = options.work or Path(folder)
         costs = _costs(models.tab(work), calls=max(1, round(CALLS * options.scale)))
         asked = argparse.Namespace(
-            work=work, rounds=options.rounds, scale=options.scale, naive="thread", only=[serving.ONE_ROW.name]
+            work=work,
+            rounds=options.rounds,
+            scale=options.scale,
+            naive="thread",
+            transport="grpcio",
+            only=[serving.ONE_ROW.name],
         )
         served = serving.measure(asked)["workloads"][serving.ONE_ROW.name]["ours"]["cpu_us_per_request"]
     total = sum(costs.values())

@@ -11,7 +11,9 @@ DEPLOY = DOCS.parent / "deploy"
 PAGE = (DOCS / "operations.md").read_text()
 RULES = yaml.safe_load((DEPLOY / "components" / "monitoring" / "prometheusrule.yaml").read_text())
 ALERTS = {rule["alert"]: rule for group in RULES["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
-ROW = re.compile(r"^\| .*\((W\d)\) \| (\d+) us \| ([\d,]+) (?:rows|images) a second \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| .*\((W\d)\) \| (\d+) us \| ([\d,]+) (?:rows|images) a second \| (\d+) us: ([\d,]+) \|$", re.MULTILINE
+)
 A_REQUEST = {"W1": 1, "W2": 256, "W3": 1, "W4": 64}
 
 
@@ -36,10 +38,11 @@ def test_sizes_are_those_measured() -> None:
     results = (DOCS / "results.md").read_text()
     rows = ROW.findall(PAGE)
     assert len(rows) == 5
-    for workload, microseconds, rate in rows:
-        assert re.search(rf"^\| {workload}\b.*\| {microseconds} : ", results, re.MULTILINE)
-        most = A_REQUEST[workload] / (int(microseconds) * 1e-6)
-        assert 0.96 * most < int(rate.replace(",", "")) <= most
+    for workload, *figures in rows:
+        for microseconds, rate in (figures[:2], figures[2:]):
+            assert re.search(rf"^\| {workload}\b.*\| {microseconds} : ", results, re.MULTILINE)
+            most = A_REQUEST[workload] / (int(microseconds) * 1e-6)
+            assert 0.96 * most < int(rate.replace(",", "")) <= most
 
 
 def test_every_command_of_a_figure_is_one() -> None:
