@@ -94,9 +94,8 @@ def _load(certificate: Path, key: Path, client_ca: Path | None) -> _Loaded:
         _parse("client_ca", client_ca, authorities)
     http, http2 = (_context(certificate, key) for _ in range(2))
     http2.set_alpn_protocols([ALPN])
-    if client_ca:
-        http2.verify_mode = ssl.CERT_REQUIRED
-        http2.load_verify_locations(client_ca)
+    if client_ca and authorities:
+        _trust(http2, authorities, client_ca)
     return _Loaded(
         grpc.ssl_server_certificate_configuration([(private, chain)], root_certificates=authorities),
         http,
@@ -113,6 +112,15 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
         reason = getattr(error, "reason", None) or error.strerror
         raise ConfigError(f"tls.certificate: {certificate}: OpenSSL can't use it with tls.key: {reason}") from None
     return context
+
+
+def _trust(context: ssl.SSLContext, authorities: bytes, path: Path) -> None:
+    """Have a context take clients' certificates of these authorities alone: what was read of the file, and parsed."""
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_verify_locations(cadata=authorities.decode("ascii", errors="ignore"))
+    except ssl.SSLError as error:
+        raise ConfigError(f"tls.client_ca: {path}: OpenSSL can't use it: {error.reason}") from None
 
 
 def _content(name: str, path: Path) -> bytes:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # Bytes that the other end may send in all before it hears that they came.
 _WINDOW = 4 * 2**20
-# Frames that carry nothing: pings, settings, windows that nothing was sent for. 10,000 take some 20 ms.
+# Frames that carry nothing: pings, empty data, windows that nothing was sent for. 10,000 take some 20 ms.
 _IDLE_FRAMES, _IDLE_FRAMES_A_SECOND = 10_000, 500.0
 # Settings, which may change the windows of all streams. 1000 take up to a tenth of a second.
 _SETTINGS, _SETTINGS_A_SECOND = 1000, 50.0

@@ -102,7 +102,7 @@ def read_number(frame: Frame) -> int:
             Code.FRAME_SIZE_ERROR, f"{len(frame.payload)} bytes in a frame of kind {frame.kind}; expected 4"
         )
     number: int = _NUMBER.unpack(frame.payload)[0]
-    return number & 0x7FFFFFFF
+    return number & LARGEST_STREAM
 
 
 def read_settings(frame: Frame) -> Iterator[tuple[int, int]]:

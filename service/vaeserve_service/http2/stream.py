@@ -81,7 +81,7 @@ class Stream(Outgoing):
             self.close()
 
     def close(self) -> None:
-        """End the stream, of which nobody has to hear."""
+        """End the stream without a word to the other end."""
         if self.is_open:
             self.is_open = False
             self._carrier.outflow.forget(self)

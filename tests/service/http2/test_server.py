@@ -182,6 +182,7 @@ async def test_a_call_that_is_taken_back_is_cancelled_here() -> None:
         await handlers.until(lambda: handlers.cancelled == 2)
         with suppress(asyncio.CancelledError):
             await lost
+    assert handlers.cancelled == 2
 
 
 async def test_a_stream_is_answered_as_it_goes_and_in_order() -> None:
