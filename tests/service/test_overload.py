@@ -1,6 +1,7 @@
 """A service with ten times the load that it can answer, and one that is restarted under load, as their callers see it.
 
-What is bounded is so by the rate that the service had in the same run, never by a machine's speed.
+What is bounded is so by how many answers others had meanwhile, and by other calls of the same run, never by a
+machine's speed: one that stands still for half a second holds up the clock, and not the order.
 """
 
 import asyncio
@@ -35,9 +36,13 @@ QUEUE = 4
 
 @dataclass
 class Answers:
-    """When calls were answered, in seconds after they were made, by their codes."""
+    """When calls were answered, in seconds after they were made, by their codes.
+
+    ``waited`` has for each call that was answered OK how many such answers came from when it was made, its own too.
+    """
 
     seconds: dict[grpc.StatusCode, list[float]] = field(default_factory=dict)
+    waited: list[int] = field(default_factory=list)
 
     def quantile(self, code: grpc.StatusCode, share: float) -> float:
         """Return within how many seconds that share of the answers of a code came."""
@@ -58,9 +63,11 @@ class Load:
 
     async def one(self, answers: Answers, *, timeout: float = 60) -> grpc.StatusCode:
         """Make a call, and note how it ended and when."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), answers.count(OK)
         code: grpc.StatusCode = await self._score(self._request, timeout=timeout).code()
         answers.seconds.setdefault(code, []).append(time.perf_counter() - started)
+        if code is OK:
+            answers.waited.append(answers.count(OK) - before)
         return code
 
     async def rate(self) -> float:
@@ -120,7 +127,7 @@ async def loaded(models: Any, folder: Path, **limits: int) -> AsyncIterator[tupl
 async def test_at_ten_times_its_load_a_service_answers_what_it_takes_and_refuses_the_rest(
     models: Any, tmp_path: Path
 ) -> None:
-    """What it takes has its answer within the queue's time, the rest hears no at once, and health is told throughout.
+    """What it takes is answered once its queue is, the rest hears no at once, and health is told throughout.
 
     Within 2 s of the last call it answers as usual.
     """
@@ -128,7 +135,6 @@ async def test_at_ten_times_its_load_a_service_answers_what_it_takes_and_refuses
     async with loaded(models, tmp_path, queue_rows=QUEUE * WEIGHT) as (target, load):
         rate = await load.rate()
         async with checked(target, checks):
-            started = time.perf_counter()
             calls = await load.at(10 * rate, 2, answers)
             ended = time.perf_counter()
         while await load.one(Answers()) is not OK:
@@ -137,8 +143,8 @@ async def test_at_ten_times_its_load_a_service_answers_what_it_takes_and_refuses
         await asyncio.gather(*calls)
     assert answers.count(OK) + answers.count(REFUSED) == len(calls)
     assert answers.count(REFUSED) > answers.count(OK) > 0
-    a_call = (ended - started) / answers.count(OK)
-    assert answers.quantile(OK, 0.99) < 4 * (QUEUE + 2) * a_call
+    # Itself, the one that is computed, and a queue of which some was answered before the call had been read.
+    assert np.quantile(answers.waited, 0.99) < 4 * (QUEUE + 2)
     assert answers.quantile(REFUSED, 0.5) < answers.quantile(OK, 0.5)
     assert checks.count(OK) > 10
     assert checks.quantile(OK, 0.5) < answers.quantile(OK, 0.5)
@@ -157,6 +163,7 @@ async def test_with_an_endless_queue_it_would_not(models: Any, tmp_path: Path) -
             call.cancel()
     assert answers.count(REFUSED) == 0
     assert len(waiting) > len(calls) / 2
+    assert np.quantile(answers.waited, 0.99) > 4 * (QUEUE + 2)
 
 
 async def test_a_restart_under_load_fails_no_call(models: Any, tmp_path: Path) -> None:
