@@ -3,7 +3,8 @@
 ONNX Runtime doesn't promise that. On 1.31 and 1.32 (CPU, one intra-op thread) a row alone and the same row in a batch
 were seen to differ with Log, Softplus, Elu, Selu, Mish, Sin, Cos and Atan where the width is no multiple of the SIMD
 width; with ReduceSum and ReduceMean over the last axis, or over 8 samples or more; with MatMul of batched 3-D
-weights; with any dynamic quantization. What is listed here held for every shape tried.
+weights, or by a column that isn't constant, even one of ones; with any dynamic quantization. What is listed here held
+for every shape tried.
 """
 
 from collections import Counter

@@ -224,6 +224,16 @@ def test_the_mean_of_a_categorical_is_the_likeliest_known_code() -> None:
     assert likelihood.mean(output).tolist() == [[0, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_mean_log_density_is_the_mean_of_log_densities(name: str) -> None:
+    """Whatever of it stands outside the mean over the samples, it is the same number, far out too."""
+    likelihood, generator = likelihood_of(name), torch.Generator().manual_seed(0)
+    x = torch.cat([torch.rand(6, 3, generator=generator).double().round(), WIDE.repeat(1, 3)])
+    output = torch.randn(len(x), 4, likelihood.outputs, generator=generator, dtype=torch.float64)
+    expected = likelihood.log_density(x[:, None], output).mean(1)
+    torch.testing.assert_close(likelihood.mean_log_density(x, output), expected)
+
+
 def test_a_mixed_likelihood_keeps_the_order_of_features() -> None:
     """Densities, means, samples and parameters are the parts', each at its features' places."""
     groups: list[tuple[Sequence[int], Likelihood]] = [

@@ -36,6 +36,17 @@ class Rows(NamedTuple):
     observed: Tensor | None = None
     log_jacobian: Tensor | None = None
 
+    def explained(self, density: Tensor) -> Tensor:
+        """Return the log-density of standard-scaled values, nats, 0 where there is nothing to explain.
+
+        density: of `x`, nats, [rows, features] or [rows, samples, features].
+        """
+        if self.log_jacobian is not None:
+            density = density + (self.log_jacobian[:, None] if density.ndim == 3 else self.log_jacobian)
+        if self.observed is not None:
+            density = density * (self.observed[:, None] if density.ndim == 3 else self.observed)
+        return density
+
     def pick(self, index: int | slice | Tensor) -> "Rows":
         """Return the rows at `index` of the first axis."""
         return Rows.joined([self], lambda parts: parts[0][index])

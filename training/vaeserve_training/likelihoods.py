@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from vaeserve_training.logarithms import log, log1p, log_sinhc, polynomial, softplus
 from vaeserve_training.scales import LARGEST_SCALE, FixedScale, LearnedScale
+from vaeserve_training.sums import mean_over_samples
 
 # Nats that a value loses for each unit that it lies outside the range of its likelihood.
 OUTSIDE = 1000.0
@@ -33,6 +34,13 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def log_density(self, x: Tensor, output: Tensor) -> Tensor:
         """Return each feature's log-density at `x` [..., features], nats, [..., features]."""
+
+    def mean_log_density(self, x: Tensor, output: Tensor) -> Tensor:
+        """Return the mean over the samples of each feature's log-density, nats, [rows, features].
+
+        x: [rows, features]. output: [rows, samples, outputs].
+        """
+        return mean_over_samples(self.log_density(x[:, None], output))
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
@@ -75,6 +83,14 @@ class _Normal(LocationScale):
         log_scale = self.log_scale
         standardized = (x - output) * torch.exp(-log_scale)
         return -0.5 * standardized * standardized - (log_scale + 0.5 * math.log(2 * math.pi))
+
+    @override
+    def mean_log_density(self, x: Tensor, output: Tensor) -> Tensor:
+        # All that the samples share stands outside the mean, which is most of what a wide graph would compute.
+        log_scale = self.log_scale
+        residual = x[:, None] - output
+        precision = torch.exp(-2 * log_scale)
+        return -0.5 * precision * mean_over_samples(residual * residual) - (log_scale + 0.5 * math.log(2 * math.pi))
 
     @override
     def sample(self, output: Tensor, generator: torch.Generator) -> Tensor:
@@ -360,6 +376,13 @@ class Mixed(Likelihood):
         groups = [x.index_select(-1, self.get_buffer(f"group{index}")) for index in range(len(self.parts))]
         return self._in_order(
             [part.log_density(group, mine) for group, (part, mine) in zip(groups, self._each(output), strict=True)]
+        )
+
+    @override
+    def mean_log_density(self, x: Tensor, output: Tensor) -> Tensor:
+        groups = [x.index_select(-1, self.get_buffer(f"group{index}")) for index in range(len(self.parts))]
+        return self._in_order(
+            [part.mean_log_density(group, mine) for group, (part, mine) in zip(groups, self._each(output), strict=True)]
         )
 
     @override

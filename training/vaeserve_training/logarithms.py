@@ -7,11 +7,9 @@ from torch import Tensor
 from torch.onnx import is_in_onnx_export
 from torch.onnx import ops as onnx_ops
 
-from vaeserve_training.sums import total
-
-# Of an exponential beside one of 0: smaller ones add nothing to it in single precision, and past -87 they are subnormal
-# numbers, with which a processor is many times slower.
-LEAST = -80.0
+# Of an exponential beside one of 0: smaller ones add nothing to it in single precision, and past -87 they, or past -79
+# their shares of a sum of thousands, are subnormal numbers, with which some processors are many times slower.
+LEAST = -70.0
 
 
 def log(x: Tensor) -> Tensor:
@@ -32,11 +30,15 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
-    """Return `log(sum(exp(x)))` over the last axis, in the graphs by parts that are quicker than the one operator."""
+    """Return `log(sum(exp(x)))` over the last axis, in the graphs by operators that are quicker than the one.
+
+    The largest share of the sum is `exp(max(x)) / sum(exp(x))`.
+    """
     if not is_in_onnx_export():
         return torch.logsumexp(x, dim=-1)
     largest = x.amax(-1, keepdim=True)
-    return log(total(torch.exp((x - largest).clamp(min=LEAST)))) + largest.squeeze(-1)
+    shares = torch.softmax(torch.maximum(x, largest + LEAST), dim=-1)
+    return largest.squeeze(-1) - log(shares.amax(-1))
 
 
 def _exported_log(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from vaeserve_training.config import ObjectiveConfig
 from vaeserve_training.features import Rows
 from vaeserve_training.prior import LOG_2_PI, kl_terms
-from vaeserve_training.sums import log_count, mean_over_samples, total
+from vaeserve_training.sums import log_count, total
 from vaeserve_training.vae import VAE, Posterior
 
 
@@ -27,33 +27,45 @@ class Bounds(NamedTuple):
 class Draws(NamedTuple):
     """What a model makes of rows at noise points.
 
-    density: each feature's log p(x|z), nats, 0 where it isn't observed, [rows, samples, features].
+    output: the decoder's, [rows, samples, outputs].
     log_ratio: log p(z) - log q(z|x), nats, [rows, samples].
     """
 
     posterior: Posterior
-    density: Tensor
+    output: Tensor
     log_ratio: Tensor
 
 
-def draw(vae: VAE, rows: Rows, noise: Tensor, posterior: Posterior) -> Draws:
-    """Take latents of the rows' `posterior` at `noise`, and ask how likely they make `rows`.
+def draw(vae: VAE, noise: Tensor, posterior: Posterior) -> Draws:
+    """Take latents of the rows' `posterior` at `noise`, and decode them.
 
     noise: standard normal, [samples, latent] for all rows or [rows, samples, latent].
     """
     z = vae.sample(posterior, noise)  # (rows, samples, latent)
     output = vae.decode(z)  # (rows, samples, outputs)
-    with _whole_precision(z):
-        density = vae.likelihood.log_density(rows.x[:, None], output)  # (rows, samples, features)
-    if rows.log_jacobian is not None:
-        density = density + rows.log_jacobian[:, None]
-    if rows.observed is not None:
-        density = density * rows.observed[:, None]
     if vae.point:  # no distribution, no ratio of two
-        return Draws(posterior, density, torch.zeros_like(z[..., 0]))
+        return Draws(posterior, output, torch.zeros_like(z[..., 0]))
     spread = total(posterior.log_variance + LOG_2_PI)[:, None]  # (rows, 1)
     log_posterior = -0.5 * (total(noise * noise) + spread)  # (rows, samples)
-    return Draws(posterior, density, vae.prior.log_density(z) - log_posterior)
+    return Draws(posterior, output, vae.prior.log_density(z) - log_posterior)
+
+
+def log_likelihood(vae: VAE, rows: Rows, output: Tensor) -> Tensor:
+    """Return log p(x|z), nats, [rows, samples], for the decoder's `output` [rows, samples, outputs]."""
+    with _whole_precision(output):
+        density = vae.likelihood.log_density(rows.x[:, None], output)  # (rows, samples, features)
+    return total(rows.explained(density))
+
+
+def feature_log_likelihood(vae: VAE, rows: Rows, output: Tensor) -> Tensor:
+    """Return each feature's log p(x|z), nats, a mean over the samples of `output`, [rows, features].
+
+    output: the decoder's, [rows, samples, outputs]. It isn't made of the terms that `log_likelihood` sums: what the
+    samples share can stand outside their mean, and then the ELBO alone takes less.
+    """
+    with _whole_precision(output):
+        density = vae.likelihood.mean_log_density(rows.x, output)
+    return rows.explained(density)
 
 
 def bounds(vae: VAE, rows: Rows, noise: Tensor, *, scoring: bool = False) -> Bounds:
@@ -66,13 +78,13 @@ def bounds(vae: VAE, rows: Rows, noise: Tensor, *, scoring: bool = False) -> Bou
     Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016, eq. 8.
     """
     posterior = vae.encode(rows)  # (rows, latent)
-    draws = draw(vae, rows, noise, vae.scoring(posterior) if scoring else posterior)
-    feature_log_likelihood = mean_over_samples(draws.density)  # (rows, features)
-    log_likelihood = total(feature_log_likelihood)  # (rows,)
-    kl = torch.zeros_like(log_likelihood) if vae.point else vae.prior.kl(*draws.posterior, draws.log_ratio)  # (rows,)
-    log_weights = total(draws.density) + draws.log_ratio  # (rows, samples)
+    draws = draw(vae, noise, vae.scoring(posterior) if scoring else posterior)
+    by_feature = feature_log_likelihood(vae, rows, draws.output)  # (rows, features)
+    expected = total(by_feature)  # (rows,)
+    kl = torch.zeros_like(expected) if vae.point else vae.prior.kl(*draws.posterior, draws.log_ratio)  # (rows,)
+    log_weights = log_likelihood(vae, rows, draws.output) + draws.log_ratio  # (rows, samples)
     iwae = torch.logsumexp(log_weights, dim=1) - log_count(noise[..., 0])  # (rows,)
-    return Bounds(log_likelihood - kl, log_likelihood, kl, iwae, feature_log_likelihood)
+    return Bounds(expected - kl, expected, kl, iwae, by_feature)
 
 
 def mean_bounds(members: list[Bounds]) -> Bounds:
@@ -100,16 +112,16 @@ def loss(
     With `free_bits` a latent dimension's KL, averaged over the rows, counts as that much at least. Source: Kingma et
     al., Improved Variational Inference with Inverse Autoregressive Flow, 2016, eq. 15.
     """
-    draws = draw(vae, rows, noise, vae.encode(rows if seen is None else seen))
-    log_likelihood = total(draws.density)  # (rows, samples)
+    draws = draw(vae, noise, vae.encode(rows if seen is None else seen))
+    densities = log_likelihood(vae, rows, draws.output)  # (rows, samples)
     if config.bound == "iwae":
-        log_weights = log_likelihood + beta * draws.log_ratio
+        log_weights = densities + beta * draws.log_ratio
         losses = math.log(noise.shape[-2]) - torch.logsumexp(log_weights, dim=1)  # (rows,)
         return (losses * _kept(losses, trim)).mean()
     kl = torch.zeros_like(draws.posterior.mean) if vae.point else kl_terms(*draws.posterior)  # (rows, latent)
-    kept = _kept(beta * kl.sum(1) - log_likelihood.mean(1), trim)  # (rows,)
+    kept = _kept(beta * kl.sum(1) - densities.mean(1), trim)  # (rows,)
     latent_kl = (kl * kept[:, None]).mean(0)  # (latent,)
-    return beta * latent_kl.clamp(min=config.free_bits).sum() - (log_likelihood.mean(1) * kept).mean()
+    return beta * latent_kl.clamp(min=config.free_bits).sum() - (densities.mean(1) * kept).mean()
 
 
 def _kept(losses: Tensor, trim: float) -> Tensor:
