@@ -214,9 +214,8 @@ def interpret(
     rate = calibration.rate(options)
     score = -outputs[options.bound.value]
     status = outputs["status"].astype(np.int8)
-    p_value = np.full(len(score), np.nan)
-    if calibration.covers(options):
-        p_value = calibration.p_values(score, options.bound)
+    covered = calibration.covers(options)
+    p_value = calibration.p_values(score, options.bound) if covered else np.full(len(score), np.nan)
     return Scores(
         model=model,
         version=version,
