@@ -344,6 +344,23 @@ def test_more_connections_than_files_are_refused(tmp_path: Path) -> None:
     assert "connections.limit: 1000 take 1256 open files, and the process may have 1000; expected 744" in done.stderr
 
 
+def test_a_service_out_of_files_goes_on(serve: Callable[..., Any]) -> None:
+    """While it may open no more files, who is connected is answered; who comes then is once it may again."""
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
+    with serve() as service, grpc.insecure_channel(service.target, own) as known:
+        check(known)
+        limits = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+        with grpc.insecure_channel(service.target, own) as late:
+            ready = grpc.channel_ready_future(late)
+            with pytest.raises(grpc.FutureTimeoutError):
+                ready.result(timeout=1)
+            check(known)
+            resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, limits)
+            check(late)
+        check(known)
+
+
 def test_hundreds_of_idle_connections_cost_little(ours: Server) -> None:
     """500 connections that do nothing cost megabytes, and a call beside them is answered."""
     memory = resident_bytes(ours.pid)
