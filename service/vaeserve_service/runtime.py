@@ -165,7 +165,7 @@ class Runtime:
             Graph(graphs[name], name=name, device=device, memory_bytes=memory_bytes) for name in GRAPHS
         )
         # A session computes all outputs, whichever are asked for: of the reference model "tab" without the others a row
-        # takes three quarters of the time, and 256 rows 7 % less. A GPU's time is elsewhere, and its memory is dear.
+        # takes three quarters of the time, and 256 rows nine tenths. A GPU's time is elsewhere, and its memory is dear.
         self._elbo = self._scorer
         if device == "cpu":
             self._elbo = Graph(giving(graphs["scorer"], _OF_ELBO), name="scorer")

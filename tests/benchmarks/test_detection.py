@@ -59,6 +59,7 @@ def test_goes_on_from_its_cache(tmp_path: Path) -> None:
     assert len(cache.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_measures_what_contamination_costs(tmp_path: Path) -> None:
     """A clean and a contaminated training of as many rows are compared on the same test; intruders cost something."""
     write_ring(tmp_path / "adbench")

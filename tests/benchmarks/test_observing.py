@@ -10,6 +10,7 @@ from tests.benchmarks.test_serving import run
 
 
 @pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load, of Debian's nghttp2-client")
+@pytest.mark.slow
 def test_says_what_is_counted_costs_of_a_call(tmp_path: Path) -> None:
     """It has the microseconds of each part, and their share of a call's processor time."""
     out = tmp_path / "results.json"

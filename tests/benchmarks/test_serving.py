@@ -18,6 +18,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load, of Debian's nghttp2-client")
+@pytest.mark.slow
 def test_measures_both_servers_on_every_workload(tmp_path: Path) -> None:
     """Each workload has both servers' figures, their ratios, and answers that agree with ONNX Runtime's."""
     out = tmp_path / "results.json"
