@@ -57,7 +57,7 @@ TOLERANCE = 1e-4
 # hold the layers of, but no fewer than a full batch of the service, 256 rows of 8 samples, for a second call costs too.
 CHUNK: dict[Device, int] = {"cpu": 2048, "cuda": 4096}
 # Rows of one call of the scorer, however few its samples: under an exemplar prior each makes thousands of numbers, and
-# 1024 rows of two samples take a fifth longer each than 256.
+# 1024 rows of two samples take a sixth longer each than 256.
 _MOST_ROWS: dict[Device, int] = {"cpu": 256, "cuda": 4096}
 _DTYPES = {"float": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "string": "STRING"}
 _ITEM_BYTES = {"FLOAT32": 4, "UINT8": 1, "INT32": 4, "STRING": 1}

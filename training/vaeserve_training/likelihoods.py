@@ -86,7 +86,7 @@ class _Normal(LocationScale):
 
     @override
     def mean_log_density(self, x: Tensor, output: Tensor) -> Tensor:
-        # All that the samples share stands outside the mean, which is most of what a wide graph would compute.
+        # What the samples share stands outside their mean: in a graph of many samples it would be most of the work.
         log_scale = self.log_scale
         residual = x[:, None] - output
         precision = torch.exp(-2 * log_scale)
@@ -373,17 +373,11 @@ class Mixed(Likelihood):
 
     @override
     def log_density(self, x: Tensor, output: Tensor) -> Tensor:
-        groups = [x.index_select(-1, self.get_buffer(f"group{index}")) for index in range(len(self.parts))]
-        return self._in_order(
-            [part.log_density(group, mine) for group, (part, mine) in zip(groups, self._each(output), strict=True)]
-        )
+        return self._in_order([part.log_density(group, mine) for part, group, mine in self._each_of(x, output)])
 
     @override
     def mean_log_density(self, x: Tensor, output: Tensor) -> Tensor:
-        groups = [x.index_select(-1, self.get_buffer(f"group{index}")) for index in range(len(self.parts))]
-        return self._in_order(
-            [part.mean_log_density(group, mine) for group, (part, mine) in zip(groups, self._each(output), strict=True)]
-        )
+        return self._in_order([part.mean_log_density(group, mine) for part, group, mine in self._each_of(x, output)])
 
     @override
     def mean(self, output: Tensor) -> Tensor:
@@ -404,6 +398,12 @@ class Mixed(Likelihood):
     def _each(self, output: Tensor) -> list[tuple[Likelihood, Tensor]]:
         parts = [part for part in self.parts if isinstance(part, Likelihood)]
         return list(zip(parts, output.split(self.sizes, -1), strict=True))
+
+    def _each_of(self, x: Tensor, output: Tensor) -> list[tuple[Likelihood, Tensor, Tensor]]:
+        return [
+            (part, x.index_select(-1, self.get_buffer(f"group{index}")), mine)
+            for index, (part, mine) in enumerate(self._each(output))
+        ]
 
     def _in_order(self, groups: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(groups), -1).index_select(-1, self.order)
