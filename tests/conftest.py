@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "codes": {"columns": "ccc", "likelihood": "student_t", "latent_dim": 2, "hidden": (7,)},
 }
 ROWS = 600
+
+# A shell has what it starts in the background ignore interrupts, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Which of the run's processes this is, `gw0` and so on; empty where there is one alone.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
