@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vaeserve.errors import BundleError, ConfigError, InternalError
-from vaeserve_service.runtime import Graph
+from vaeserve_service.runtime import Graph, Runtime
 
 
 def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
@@ -43,6 +43,24 @@ def test_outputs_can_be_chosen(models: Any, rows_of: Any) -> None:
     elbo = graph.run_rows(rows, chunk=10, outputs=("elbo",), noise=bundle.noise[:8])
     assert list(elbo) == ["elbo"]
     assert elbo["elbo"].tobytes() == everything["elbo"].tobytes()
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(2, [256, 256, 88]), (8, [256, 256, 88]), (16, [128] * 4 + [88])])
+def test_a_call_has_no_more_rows_than_caches_hold(
+    models: Any, rows_of: Any, monkeypatch: pytest.MonkeyPatch, samples: int, sizes: list[int]
+) -> None:
+    """A large input is scored in calls of 256 rows at most, however few the samples, and of fewer for many samples."""
+    bundle, called, run = models.bundles["table7"], [], Graph.run
+
+    def counted(graph: Graph, feeds: Any, outputs: Any) -> Any:
+        called.append(len(feeds["numeric"]))
+        return run(graph, feeds, outputs)
+
+    runtime = Runtime.load(bundle)
+    monkeypatch.setattr(Graph, "run", counted)
+    scores = runtime.score({"numeric": rows_of("table7", 600)}, bundle.noise[:samples])
+    assert called == sizes
+    assert len(scores["elbo"]) == 600
 
 
 def test_what_is_no_graph_is_refused(models: Any) -> None:
