@@ -37,6 +37,7 @@ def test_a_rate_that_the_rows_cannot_support_makes_no_pair() -> None:
     assert [(pair.bound, pair.rate) for pair in pairs] == [("elbo", 0.1), ("iwae", 0.1)]
 
 
+@pytest.mark.slow
 def test_measures_a_set(tmp_path: Path) -> None:
     """A set is trained on, exported and scored; its pairs are counted by rate, bound and set."""
     generator = np.random.default_rng(0)

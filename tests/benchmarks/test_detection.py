@@ -44,6 +44,7 @@ def test_detects_in_two_small_sets(tmp_path: Path) -> None:
     assert figures["mean"]["score_cpu_s"] > 0
 
 
+@pytest.mark.slow
 def test_goes_on_from_its_cache(tmp_path: Path) -> None:
     """Each run is kept, and only runs of the same settings are taken from the file."""
     write_ring(tmp_path / "adbench")

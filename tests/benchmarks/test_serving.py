@@ -44,6 +44,7 @@ def test_refuses_a_name_that_is_no_benchmark() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("h2load"), reason="needs h2load, of Debian's nghttp2-client")
+@pytest.mark.slow
 def test_measures_the_transport_alone() -> None:
     """An echo of each kind has its processor time on each transport."""
     done = run("transport", "--rounds", "1")

@@ -31,6 +31,7 @@ from vaeserve_training.networks import Shape, decoder, encoder
 
 # No multiples of a SIMD register's width, where bits differ first.
 WIDTHS = (3, 5, 7, 21, 30, 33)
+NARROW_AND_WIDE = [pytest.param(width, marks=() if width in (7, 33) else pytest.mark.slow) for width in WIDTHS]
 PARTS = [(start, size) for size in (1, 2, 3, 5, 8, 9, 17, 33) for start in (0, 1, 6, 13, 31) if start + size <= 64]
 PARITY = 1e-5
 
@@ -141,7 +142,7 @@ def rows_for(likelihood: Likelihood) -> Tensor:
     return torch.round(torch.sigmoid(x) * 255) / 255
 
 
-@pytest.mark.parametrize("features", [3, 7, 30, 33])
+@pytest.mark.parametrize("features", NARROW_AND_WIDE)
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_likelihoods_are_the_same_in_any_batch(name: str, features: int) -> None:
     """Log-densities, means and parameters have the same bits alone and in any batch, and agree with PyTorch."""
@@ -150,7 +151,7 @@ def test_likelihoods_are_the_same_in_any_batch(name: str, features: int) -> None
     assert_stable(Scores(likelihood), rows_for(likelihood), output, samples=True, parity=1e-4)
 
 
-@pytest.mark.parametrize("features", WIDTHS)
+@pytest.mark.parametrize("features", NARROW_AND_WIDE)
 def test_logarithms_are_the_same_in_any_batch(features: int) -> None:
     """The exported logarithms have the same bits in any batch, and single precision from 1e-30 to 1e30."""
     positive = 10 ** random(64, 3, features, scale=12.0).clamp(-30, 30)
@@ -159,7 +160,7 @@ def test_logarithms_are_the_same_in_any_batch(features: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "residual"])
-@pytest.mark.parametrize("width", [5, 21, 33])
+@pytest.mark.parametrize("width", NARROW_AND_WIDE)
 def test_networks_are_the_same_in_any_batch(kind: str, width: int) -> None:
     """Encoders of rows and decoders of rows and samples keep bits."""
     hidden = (width, 33)

@@ -249,6 +249,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(
     assert weights(out) == weights(run)
 
 
+@pytest.mark.slow
 def test_a_run_that_found_no_room_is_finished_with_resume(table: Path, run: Path, tmp_path: Path) -> None:
     """With room for checkpoints but none for the run, the last checkpoint is kept and `--resume` writes the run."""
     out = tmp_path / "run"
@@ -270,6 +271,7 @@ def test_a_run_that_found_no_room_is_finished_with_resume(table: Path, run: Path
     assert weights(out) == weights(run)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(table: Path, tmp_path: Path) -> None:
     """Under torchrun two processes share each batch, and write one run: what one process learns, up to rounding."""
     settings = {"optimizer__batch_rows": 64, "optimizer__max_steps": 40}
