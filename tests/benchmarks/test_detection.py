@@ -33,6 +33,7 @@ def write_ring(folder: Path, *, normal: int = 300, anomalies: int = 40) -> None:
 
 
 @pytest.mark.skipif(not (SETS / "adbench").is_dir(), reason=f"needs ADBench's sets in {SETS / 'adbench'}")
+@pytest.mark.slow
 def test_detects_in_two_small_sets(tmp_path: Path) -> None:
     """Three hundred steps tell most anomalies; in vowels a model that learned nothing gets an AUROC of 0.67."""
     results = measured(SETS, tmp_path, "--sets", "WBC", "vowels", *BRIEFLY)

@@ -344,7 +344,7 @@ def test_any_manifest_opens_or_is_refused_by_name(models: Any, tmp_path: Path) -
     schema = json.loads(SCHEMA.read_text())
     ways = list(places(whole))
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=200, deadline=None)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         tree = copy.deepcopy(whole)
@@ -415,7 +415,7 @@ print(json.dumps({"loaded": loaded, "refused": refused}))
 """
 
 
-@pytest.mark.parametrize("kind", ["table7", "mixed"])
+@pytest.mark.parametrize("kind", ["table7", pytest.param("mixed", marks=pytest.mark.slow)])
 def test_any_bytes_under_right_hashes_load_or_are_refused(models: Any, tmp_path: Path, kind: str) -> None:
     """Files changed by whoever can mend their hashes load and pass their golden rows, or are refused: nothing else."""
     command = [sys.executable, "-c", CHANGED_BYTES, str(models.bundles[kind].path), str(tmp_path), "150"]

@@ -26,6 +26,7 @@ def run(*arguments: object, cwd: Path | None = None, **environment: str) -> Done
                           env=os.environ | environment)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_a_csv_to_scores(tmp_path: Path) -> None:
     """A CSV with labels is trained on, exported, inspected and scored, each command taking the last one's output."""
     generator = np.random.default_rng(0)

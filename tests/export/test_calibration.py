@@ -105,7 +105,8 @@ def test_the_training_rows_of_an_overfit_model_break_the_promise(inputs_of: Any,
 
 
 @pytest.mark.skipif(not ADBENCH.is_dir(), reason=f"needs ADBench's sets in {ADBENCH}")
-@pytest.mark.parametrize("name", ["28_pendigits", pytest.param("23_mammography", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["28_pendigits", "23_mammography"])
+@pytest.mark.slow
 def test_real_rows_are_called_anomalous_at_the_rate(tmp_path: Path, name: str) -> None:
     """Fresh normal rows of real sets realise the rates, where the calibration's file had labelled anomalies too."""
     with np.load(ADBENCH / f"{name}.npz") as arrays:

@@ -225,6 +225,7 @@ def resident_mib(service: LocalService) -> float:
     return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
 
 
+@pytest.mark.slow
 def test_memory_returns_to_its_level_after_50_reloads(shelf: Shelf) -> None:
     """After 60 of them there is as much as after 10, though a version that stayed would take 26 MiB."""
     shelf.add(1)

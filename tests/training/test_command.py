@@ -232,7 +232,8 @@ def full_disk(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize("checkpoint_seconds", [0, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint_seconds", [0, 1000])
 def test_a_full_disk_is_told_and_nothing_is_half_written(
     table: Path, run: Path, tmp_path: Path, checkpoint_seconds: int
 ) -> None:
