@@ -225,13 +225,13 @@ class Signature:
         """
         if len(self.inputs) == 1 and set(arrays) == {""}:
             arrays = {self.inputs[0].name: arrays[""]}
-        expected = [spec.name for spec in self.inputs]
-        if set(arrays) != set(expected):
+        if arrays.keys() != {spec.name for spec in self.inputs}:
             given = ", ".join(sorted(name or "an array without a name" for name in arrays))
-            raise InvalidInputError(f"inputs: {given or 'none'}; the model takes {', '.join(expected)}")
+            expected = ", ".join(spec.name for spec in self.inputs)
+            raise InvalidInputError(f"inputs: {given or 'none'}; the model takes {expected}")
         checked = {spec.name: _fit(arrays[spec.name], spec) for spec in self.inputs}
-        rows = {name: len(array) for name, array in checked.items()}
-        if len(set(rows.values())) > 1:
+        if len({len(array) for array in checked.values()}) > 1:
+            rows = {name: len(array) for name, array in checked.items()}
             raise InvalidInputError(f"inputs: {rows} rows; expected as many in each")
         return checked
 

@@ -67,22 +67,23 @@ def from_tensor(tensor: pb.Tensor, where: str = "tensor", *, most_elements: int 
     `most_elements` of them, before there is any memory for them.
     """
     shape, count = checked_shape(tensor.shape, where, most_elements=most_elements)
+    data = tensor.data  # protobuf copies it for each look
     if tensor.dtype == pb.STRING:
-        if len(tensor.strings) != count or tensor.data:
+        if len(tensor.strings) != count or data:
             raise InvalidInputError(
-                f"{where}: {len(tensor.strings)} strings and {len(tensor.data)} bytes of data; "
+                f"{where}: {len(tensor.strings)} strings and {len(data)} bytes of data; "
                 f"shape {list(shape)} takes {count} strings and no data"
             )
         return shaped(np.array(tensor.strings, dtype=object), shape, where)
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         raise InvalidInputError(f"{where}: dtype {_name(tensor.dtype)}; expected {', '.join(_known())}")
-    if len(tensor.data) != count * dtype.itemsize or tensor.strings:
+    if len(data) != count * dtype.itemsize or tensor.strings:
         raise InvalidInputError(
-            f"{where}: {len(tensor.data)} bytes of data and {len(tensor.strings)} strings; {_name(tensor.dtype)} of "
+            f"{where}: {len(data)} bytes of data and {len(tensor.strings)} strings; {_name(tensor.dtype)} of "
             f"shape {list(shape)} takes {count * dtype.itemsize} bytes and no strings"
         )
-    return shaped(np.frombuffer(tensor.data, dtype=dtype), shape, where)
+    return shaped(np.frombuffer(data, dtype=dtype), shape, where)
 
 
 def from_tensors(tensors: Sequence[pb.Tensor]) -> dict[str, NDArray[Any]]:

@@ -10,6 +10,7 @@ from vaeserve.errors import InvalidInputError, NotFoundError
 from vaeserve.interface import Value, Values
 from vaeserve.scores import Attribution, ScoreOptions
 from vaeserve_service.model import Model, OperationName
+from vaeserve_service.packed import arrays
 from vaeserve_service.repository import Repository
 from vaeserve_service.requests import Arrays, Request
 
@@ -99,6 +100,8 @@ class Endpoint(NamedTuple):
     def answer(self, computed: Arrays, names: Sequence[str], options: ScoreOptions) -> Arrays:
         """Return the named outputs, as `outputs` has them, of what was computed."""
         given = dict(computed)
+        if "records" in given:
+            given |= arrays(given.pop("records"))
         if "status" in given:
             given["status"] = given["status"].astype(np.int32, copy=False)
         if not set(names).isdisjoint(ATTRIBUTIONS):

@@ -16,6 +16,7 @@ from vaeserve.scores import Bound, ScoreOptions, Scores, count_samples, draw_noi
 from vaeserve_service.batcher import Batcher
 from vaeserve_service.call import CURRENT
 from vaeserve_service.config import ServiceConfig
+from vaeserve_service.packed import records
 from vaeserve_service.requests import Batch, Request
 from vaeserve_service.runners import Runners
 from vaeserve_service.runtime import Arrays, Runtime
@@ -25,8 +26,6 @@ log = structlog.get_logger()
 # About what a row's scores take in a response, and each of its attributions, with a name.
 _SCORE_BYTES = 32
 _ATTRIBUTION_BYTES = 32
-# The fields of Scores that are arrays.
-_NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value", "anomalous", "status")
 
 
 OperationName = Literal["score", "encode", "decode", "reconstruct"]
@@ -122,7 +121,7 @@ class Model:
         return min(self._limits.request_rows, self._limits.response_bytes // row_bytes)
 
     def score(self, inputs: Arrays, options: ScoreOptions) -> Request:
-        """Have rows scored; its outputs are the fields of Scores by their names, `attributions` where asked for.
+        """Have rows scored; its outputs are the rows' `records`, of `packed`, and `attributions` where asked for.
 
         Raises InvalidInputError for a rate that the calibration can't support, OutOfRangeError for more noise points
         than there are; before anything is computed.
@@ -188,7 +187,7 @@ class _Graphs:
                     self.on_scores(scores)
                 except Exception as error:  # who counts them is not to cost anyone the answer
                     log.error("scores not counted", model=scores.model, version=scores.version, exc_info=error)
-                return _arrays(scores)
+                return _outputs(scores)
 
     def _score(self, inputs: Arrays, options: ScoreOptions) -> Scores:
         manifest, points = self.bundle.manifest, self.bundle.noise
@@ -203,9 +202,9 @@ class _Graphs:
         )
 
 
-def _arrays(scores: Scores) -> Arrays:
-    arrays = {name: getattr(scores, name) for name in _NUMBERS}
+def _outputs(scores: Scores) -> Arrays:
+    outputs: Arrays = {"records": records(scores)}
     if scores.attributions:
         # Rows of several attributions each, as one entry a row.
-        arrays["attributions"] = np.fromiter(scores.attributions, object, len(scores))
-    return arrays
+        outputs["attributions"] = np.fromiter(scores.attributions, object, len(scores))
+    return outputs

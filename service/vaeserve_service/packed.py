@@ -1,7 +1,8 @@
-"""A ScoreResponse's bytes, straight from arrays.
+"""A ScoreResponse's bytes, straight from memory.
 
 protobuf takes repeated fields number by number; on the wire one is its length and its numbers' memory, so that it costs
-nothing a row. Source: Protocol Buffers' "Encoding", packed repeated fields.
+nothing a row. Rows' scores are records, laid out as the response of one row is: most callers ask for one, and get the
+record as it is. Source: Protocol Buffers' "Encoding", packed repeated fields.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vaeserve.scores import Scores
 from vaeserve.v1 import vae_pb2 as pb
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -41,22 +43,44 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "anomalous": np.dtype("?"),
     "status": np.dtype("i1"),
 }
-_FIELDS = [(name, _tag(name), dtype) for name, dtype in _DTYPES.items()]
+_TAGS = {name: _tag(name) for name in _DTYPES}
 _REQUEST_ID = _tag("request_id")
+# What comes before the number of a field that has one.
+_HEADS = {name: _TAGS[name] + _varint(dtype.itemsize) for name, dtype in _DTYPES.items()}
+_RECORD = np.dtype([
+    part for name, head in _HEADS.items() for part in ((f"{name}_head", f"V{len(head)}"), (name, _DTYPES[name]))
+])  # fmt: skip
+_BLANK = b"".join(head + bytes(_DTYPES[name].itemsize) for name, head in _HEADS.items())
 
 
-def score_response(scores: Arrays, *, model: str, version: str, request_id: str = "") -> bytes:
-    """Return the serialized ScoreResponse of `scores`, the fields of Scores by their names."""
+def records(scores: Scores) -> NDArray[np.void]:
+    """Return rows' scores as records [rows], of a field for each array of `scores`."""
+    rows = np.ndarray(len(scores), _RECORD, bytearray(_BLANK * len(scores)))
+    for name in _DTYPES:
+        rows[name] = getattr(scores, name)
+    return rows
+
+
+def arrays(rows: NDArray[np.void]) -> dict[str, NDArray[Any]]:
+    """Return the arrays that records are of, by their names in Scores."""
+    return {name: rows[name] for name in _DTYPES}
+
+
+def score_response(outputs: Arrays, *, model: str, version: str, request_id: str = "") -> bytes:
+    """Return the serialized ScoreResponse of a request's `records`, and its `attributions` where it has any."""
     parts = [_model(model, version)]
+    rows = outputs["records"]
     if request_id:
         content = request_id.encode()
         parts += _REQUEST_ID, _varint(len(content)), content
-    if len(scores["score"]):
-        for name, tag, dtype in _FIELDS:
-            content = scores[name].astype(dtype, copy=False).tobytes()
+    if len(rows) == 1:
+        parts.append(rows.tobytes())
+    elif len(rows):
+        for name, tag in _TAGS.items():
+            content = rows[name].tobytes()
             parts += tag, _varint(len(content)), content
-    if "attributions" in scores:
-        parts.append(_attributions(scores["attributions"]))
+    if "attributions" in outputs:
+        parts.append(_attributions(outputs["attributions"]))
     # Serialized parts of a message, one after another, are the message.
     return b"".join(parts)
 

@@ -47,19 +47,19 @@ async def in_order(
         taken.clear()
         await taken.wait()
 
-    async def begin(request: T) -> Pending[U_co]:
-        while True:
-            try:
-                return answer(request)
-            except OverloadedError as error:
-                if not under_way:
-                    return refuse(request, error)
-                await until_taken()
+    def begin(request: T) -> Pending[U_co] | None:
+        """Have a request answered, or None where that must wait for room."""
+        try:
+            return answer(request)
+        except OverloadedError as error:
+            return None if under_way else refuse(request, error)
 
     async def read() -> None:
         try:
             async for request in requests:
-                under_way.append(await begin(request))
+                while (pending := begin(request)) is None:
+                    await until_taken()
+                under_way.append(pending)
                 begun.set()
                 while len(under_way) >= most:
                     await until_taken()

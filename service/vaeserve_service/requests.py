@@ -26,6 +26,7 @@ class Request(asyncio.Future[Arrays]):
     """Rows to compute, and the future of their outputs, one entry a row.
 
     rows: how many; cost: what each counts as, in rows; size: what they take, in bytes.
+    weight: what is left of it to take, in rows; no rows at all count as one, for they take a call too.
     arrived, started, ended: when it came, when its first rows' call began and when its last one's ended, in
     `time.perf_counter`'s seconds.
 
@@ -37,6 +38,7 @@ class Request(asyncio.Future[Arrays]):
         self.inputs = inputs
         self.rows = len(next(iter(inputs.values())))
         self.cost = cost
+        self.weight = max(1, self.rows) * cost
         self.size = sum(map(_bytes_of, inputs.values()))
         self.arrived = time.perf_counter()
         self.started = 0.0
@@ -47,11 +49,6 @@ class Request(asyncio.Future[Arrays]):
         self._answers: dict[int, Arrays] = {}
 
     @property
-    def weight(self) -> int:
-        """What is left of it to take, in rows; no rows at all count as one, for they take a call too."""
-        return max(self.rows - self._taken, int(self.rows == 0)) * self.cost
-
-    @property
     def is_taken(self) -> bool:
         """Whether calls have taken all of its rows."""
         return self._taken >= self.rows
@@ -60,6 +57,7 @@ class Request(asyncio.Future[Arrays]):
         """Take rows of it that count `weight` at most, or the one that it takes at least."""
         start = self._taken
         self._taken = min(self.rows, start + max(1, weight // self.cost))
+        self.weight = (self.rows - self._taken) * self.cost
         return Piece(self, start, self._taken)
 
     def answer(self, piece: "Piece", outputs: Arrays, *, started: float, ended: float) -> None:

@@ -164,9 +164,9 @@ class _Scoring:
         self._request_id = request_id
 
     def __await__(self) -> Generator[Any, Any, bytes]:
-        scores = yield from self._scores
-        self._call.answer(len(scores["score"]))
-        return score_response(scores, model=self._model.name, version=self._model.version, request_id=self._request_id)
+        outputs = yield from self._scores
+        self._call.answer(self._scores.rows)
+        return score_response(outputs, model=self._model.name, version=self._model.version, request_id=self._request_id)
 
     def cancel(self) -> None:
         """Score no more of them."""

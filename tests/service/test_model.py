@@ -78,4 +78,4 @@ async def test_scores_are_given_though_they_cannot_be_counted(models: Any) -> No
         model = Model("codes", bundle, Runtime.load(bundle), config=config, runners=runners, on_scores=fail)
         rows = golden_inputs(bundle.golden)
         scores = await model.score(rows, ScoreOptions())
-    assert len(scores["score"]) == len(next(iter(rows.values())))
+    assert len(scores["records"]) == len(next(iter(rows.values())))

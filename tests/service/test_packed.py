@@ -1,12 +1,15 @@
-"""ScoreResponses packed from arrays, against protobuf's own."""
+"""ScoreResponses packed from records, against protobuf's own."""
+
+from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from vaeserve.scores import Attribution, Scores
 from vaeserve.v1 import vae_pb2 as pb
-from vaeserve_service.packed import score_response
+from vaeserve_service.packed import arrays, records, score_response
 
 NUMBERS = ("score", "elbo", "log_likelihood", "kl", "p_value")
 
@@ -46,9 +49,12 @@ def test_packed_bytes_are_the_message(rows: int, seed: int, request_id: str, top
         ],
         request_id=request_id,
     )
-    arrays = {name: getattr(scores, name) for name in (*NUMBERS, "anomalous", "status")}
+    outputs: dict[str, NDArray[Any]] = {"records": records(scores)}
     if top_features:
-        arrays["attributions"] = np.fromiter(attributions, object, rows)
-    packed = pb.ScoreResponse.FromString(score_response(arrays, model="fraud", version="12", request_id=request_id))
+        outputs["attributions"] = np.fromiter(attributions, object, rows)
+    packed = pb.ScoreResponse.FromString(score_response(outputs, model="fraud", version="12", request_id=request_id))
     # NaN is not itself, so bytes are compared.
     assert packed.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
+    for name, array in arrays(records(scores)).items():
+        assert array.dtype == getattr(scores, name).dtype
+        assert array.tobytes() == getattr(scores, name).tobytes()
