@@ -15,7 +15,7 @@ GPU = "nvidia.com/gpu"
 # Seconds between two questions of a gRPC client to DNS, at least.
 RESOLVING = 30
 # How many times its size a request takes while it is read (docs/settings.md).
-READING = 17
+READING = 28
 # What a user makes: claims and secrets that no folder here has.
 GIVEN_CLAIMS = {"vaeserve-data", "vaeserve-models"}
 GIVEN_SECRETS = {"vaeserve-tls", "vaeserve-callers", "vaeserve-metrics", "vaeserve-models"}

@@ -96,7 +96,7 @@ FAULTS = [
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.resources.requests.cpu", "3", "asks for 3 cpu of 2"),
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.resources.limits.memory", "2Gi", "lent memory"),
     Fault("cpu", "Deployment/vaeserve", f"{CONTAINER}.resources.limits.cpu", GONE, "lacks requests or limits"),
-    Fault("kserve", "ServingRuntime/vaeserve", "spec.containers.0.env.1.value", "67108864", "may take 1344 MiB"),
+    Fault("kserve", "ServingRuntime/vaeserve", "spec.containers.0.env.1.value", "67108864", "may take 2048 MiB"),
     Fault("cuda", "Deployment/vaeserve", f"{CONTAINER}.resources.limits|nvidia.com/gpu", GONE, "computes on cuda"),
     Fault("cpu", "Deployment/vaeserve", f"{POD}.securityContext.runAsNonRoot", GONE, "runAsNonRoot is None"),
     Fault("everything", "Deployment/vaeserve", f"{POD}.initContainers.0.securityContext.capabilities", GONE,
