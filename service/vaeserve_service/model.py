@@ -121,7 +121,7 @@ class Model:
         return min(self._limits.request_rows, self._limits.response_bytes // row_bytes)
 
     def score(self, inputs: Arrays, options: ScoreOptions) -> Request:
-        """Have rows scored; its outputs are the rows' `records`, of `packed`, and `attributions` where asked for.
+        """Have rows scored; its outputs are `packed`'s `records` [rows], and `attributions` [rows] where asked for.
 
         Raises InvalidInputError for a rate that the calibration can't support, OutOfRangeError for more noise points
         than there are; before anything is computed.

@@ -54,7 +54,7 @@ _BLANK = b"".join(head + bytes(_DTYPES[name].itemsize) for name, head in _HEADS.
 
 
 def records(scores: Scores) -> NDArray[np.void]:
-    """Return rows' scores as records [rows], of a field for each array of `scores`."""
+    """Return rows' scores as records [rows], with a field for each array of `scores`, in its units."""
     rows = np.ndarray(len(scores), _RECORD, bytearray(_BLANK * len(scores)))
     for name in _DTYPES:
         rows[name] = getattr(scores, name)
@@ -62,7 +62,7 @@ def records(scores: Scores) -> NDArray[np.void]:
 
 
 def arrays(rows: NDArray[np.void]) -> dict[str, NDArray[Any]]:
-    """Return the arrays that records are of, by their names in Scores."""
+    """Return the arrays [rows] that records are of, by their names in Scores; no copies, so not contiguous."""
     return {name: rows[name] for name in _DTYPES}
 
 

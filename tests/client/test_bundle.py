@@ -344,7 +344,7 @@ def test_any_manifest_opens_or_is_refused_by_name(models: Any, tmp_path: Path) -
     schema = json.loads(SCHEMA.read_text())
     ways = list(places(whole))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=400, deadline=None)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         tree = copy.deepcopy(whole)

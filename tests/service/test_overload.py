@@ -35,8 +35,8 @@ WEIGHT = ROWS * SAMPLES // 2
 QUEUE = 4
 # How many calls are made for each that is answered, and for how many.
 TIMES, ANSWERED = 10, 60
-# Answers that a call may wait for: itself, the one that is computed and a queue, and as much again and again for what
-# is answered while it travels.
+# Fewer answers than this come until a call has its own: that, one that is computed, and a queue; four times as many,
+# for some come while a call travels.
 SOON = 4 * (QUEUE + 2)
 
 

@@ -716,7 +716,7 @@ ACTS = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ACTS, min_size=3, max_size=20), st.sampled_from([0, 100, 65_535]), st.booleans())
 def test_whatever_a_client_does_nothing_is_left(acts: list[Act], window: int, leaves: bool) -> None:
     """Calls of each kind that end in each way, windows of any size: in the end no task, timer or byte of them is."""

@@ -88,8 +88,10 @@ def test_no_more_run_than_may(tmp_path: Path) -> None:
 
 
 def test_nothing_to_do_is_done() -> None:
-    """No task takes no process."""
-    side_by_side(square, [], jobs=2)
+    """No task takes no process, and none is told of."""
+    seen: list[int] = []
+    side_by_side(square, [], jobs=2, on_report=lambda _, value: seen.append(value))
+    assert not seen
 
 
 def test_an_error_comes_back_as_it_was() -> None:
